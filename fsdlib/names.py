@@ -1,0 +1,65 @@
+"""Stages 7 and 8, name and assign: CLIP scores every mask against every name; scores become one name a mask (RECIPE rows 7, 8)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fsdlib.models import Clip
+
+
+def views(image: np.ndarray, masks: np.ndarray, view: str = "black_frame") -> list[np.ndarray]:
+    """What CLIP is shown of each mask, (H, W, 3) uint8: the image, black outside the mask; with "crop", cut to the mask's box.
+
+    image: (H, W, 3) uint8; masks: (K, H, W) bool. An empty mask shows a black frame.
+    """
+    if view not in ("black_frame", "crop"):
+        raise ValueError(f"no view is called {view!r}: choose black_frame or crop")
+    shown = []
+    for mask in masks:
+        frame = image * mask[..., None]
+        if view == "crop" and mask.any():
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            frame = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        shown.append(frame)
+    return shown
+
+
+def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
+    """One unit vector a name, the mean over templates: (len(names), D) float32."""
+    vectors = np.mean([clip.encode_text([template.format(name) for name in names]) for template in templates], axis=0)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def score(pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
+    """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32."""
+    logits = clip.temperature * clip.encode_images(pictures) @ encode_names(names, clip, templates).T
+    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) -> np.ndarray:
+    """The name of each mask, (K,) int, an index into the names or -1 for background (row 8).
+
+    scores: (K, names); eligible: the indices that may be given. Other names' scores count as 0; each name keeps only its
+    single best mask; each mask takes the best name left to it; a mask with none is background.
+    """
+    allowed = np.zeros_like(scores)
+    allowed[:, list(eligible)] = scores[:, list(eligible)]
+    kept = np.zeros_like(allowed)
+    best, columns = allowed.argmax(axis=0), np.arange(scores.shape[1])
+    kept[best, columns] = allowed[best, columns]
+    return np.where(kept.max(axis=1) > 0, kept.argmax(axis=1), -1)
+
+
+def assign_best(scores: np.ndarray, eligible: Sequence[int], background: Sequence[int] = (), threshold: float = 0.0) -> np.ndarray:
+    """The name of each mask, (K,) int, an index into the names or -1 for background; several masks may share one.
+
+    Each mask takes its best name among `eligible` and `background`; it is background where that is one of `background`
+    or where the best eligible probability is below `threshold`.
+    """
+    eligible, contenders = list(eligible), list(eligible) + list(background)
+    if not eligible:
+        return np.full(len(scores), -1)
+    winner = np.array(contenders)[scores[:, contenders].argmax(axis=1)]
+    named = np.isin(winner, eligible) & (scores[:, eligible].max(axis=1) >= threshold)
+    return np.where(named, winner, -1)

@@ -1,0 +1,114 @@
+"""HOW models are used: every choice of the method as a typed, validated, printable option.
+
+`paper` follows the published method to the letter; `best` starts from it with what is known to help. Any recipe runs on
+any models.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+# What an explicit background is made of: stuff that photographs show around objects, and the patterns of the scenes.
+BACKGROUND_NAMES = (
+    "background", "wall", "floor", "sky", "grass", "road", "water", "sea", "mountain", "building", "sand", "snow", "ceiling",
+    "curtain", "window", "door", "street", "field", "plain background", "spots", "stripes", "checks",
+    "spotted background", "striped background", "checked background",
+)  # fmt: skip
+
+
+class Recipe(BaseModel):
+    """All options of the method, stage by stage. Unknown names and wrong types raise; `with_changes` makes a variant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = "paper"
+
+    # caption
+    caption_prompt: str = Field("a picture of ", description="what the captioner continues")
+    caption_beams: PositiveInt = Field(3, description="beams of the beam search")
+    caption_min_tokens: NonNegativeInt = Field(10, description="shortest caption, in tokens, prompt included")
+    caption_max_tokens: PositiveInt = Field(30, description="longest caption, in tokens, prompt included")
+
+    # words
+    vocabulary_mode: Literal["closed", "open"] = Field("closed", description="closed: class list given, the caption predicts presence; open: the caption's words are the names")
+    class_prompt: str = Field("A photo of {}", description="how a class is put to the text encoder when words are compared with it")
+
+    # features
+    timestep: NonNegativeInt = Field(0, description="diffusion timestep at which the latent is noised, 0 to 999")
+    prompt: str = Field("", description="what conditions the UNet; the paper gives it nothing")
+    noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
+    taps: Literal["cross_attention_query", "self_attention_output"] = Field("cross_attention_query", description="what is read from the UNet's attention layers")
+    tap_blocks: Literal["all", "encoder_last"] = Field("all", description="all: every block at tap_grid; encoder_last: the encoder's last attention block only")
+    tap_grid: PositiveInt = Field(16, description="cells a side of the maps to tap; the model's attention resolution nearest to it is used")
+    feature_grid: PositiveInt = Field(32, description="cells a side that all taps are resized to, bilinearly")
+    normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
+
+    # clusters
+    clustering: Literal["kmeans", "agglomerative"] = Field("kmeans", description="how positions are grouped")
+    cluster_choice: Literal["fixed", "candidates"] = Field("fixed", description="fixed: K = clusters; candidates: K = number of candidate classes + clusters")
+    clusters: PositiveInt = Field(4, description="K, or what is added to the number of candidates")
+    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+
+    # names
+    view: Literal["black_frame", "crop"] = Field("black_frame", description="what CLIP sees of a mask: the frame, black outside it; or that cropped to the mask")
+    text_templates: tuple[str, ...] = Field(("{}",), description="templates for CLIP's texts, averaged")
+    assignment: Literal["one_cluster_per_class", "merge"] = Field("one_cluster_per_class", description="merge: every cluster takes its best name, clusters of one name are joined")
+    background_names: tuple[str, ...] = Field((), description="names that stand for background")
+    background_threshold: NonNegativeFloat = Field(0.0, description="a mask whose best probability is below this is background")
+
+    # refinement
+    refinement: Literal["crf", "none"] = Field("crf", description="dense CRF with two labels a mask, or the masks as they are")
+    crf_gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
+    crf_gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
+    crf_gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
+    crf_bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
+    crf_bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
+    crf_bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
+    crf_iterations: PositiveInt = Field(10, description="mean-field iterations")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.caption_min_tokens > self.caption_max_tokens:
+            raise ValueError(f"caption_min_tokens is {self.caption_min_tokens}, above caption_max_tokens, {self.caption_max_tokens}: swap them")
+        if self.timestep > 999:
+            raise ValueError(f"timestep is {self.timestep}: Stable Diffusion's schedule has 0 to 999")
+        if not self.text_templates or any("{}" not in template for template in (self.class_prompt, *self.text_templates)):
+            raise ValueError("class_prompt and each of text_templates need a {} where the name goes")
+        return self
+
+    def with_changes(self, **changes) -> "Recipe":
+        """A variant with other values, validated; its name says what was changed unless one is given."""
+        name = changes.pop("name", "-".join([self.name, *(f"{key}={value}" for key, value in changes.items())]))
+        return Recipe(**{**self.model_dump(), **changes, "name": name})
+
+    def __str__(self) -> str:
+        rows = [f"recipe {self.name!r}"]
+        for key, info in type(self).model_fields.items():
+            if key != "name":
+                value = getattr(self, key)
+                shown = f"({len(value)} names) {', '.join(value[:4])}, ..." if isinstance(value, tuple) and len(value) > 4 else repr(value)
+                rows.append(f"  {key:<22} {shown:<28} {info.description}")
+        return "\n".join(rows)
+
+
+PAPER = Recipe()
+BEST = PAPER.with_changes(
+    name="best",
+    # over-segment and merge by class
+    assignment="merge",
+    # normalised features and a chosen K
+    normalise=True,
+    cluster_choice="candidates",
+    clusters=4,
+    # an explicit background
+    background_names=BACKGROUND_NAMES,
+    background_threshold=0.2,
+)
+RECIPES = {"paper": PAPER, "best": BEST}
+
+
+def get_recipe(name: str) -> Recipe:
+    """A recipe by name; raises ValueError with the names there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe is called {name!r}: choose one of {', '.join(RECIPES)}, or make one with Recipe.with_changes")
+    return RECIPES[name]

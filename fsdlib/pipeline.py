@@ -55,7 +55,7 @@ class Result:
         return dict(
             caption=self.caption,
             words=[dict(text=w.text, part_of_speech=w.part_of_speech, head=w.head) for w in self.words],
-            candidates=[dict(word=c.word, name=self.names[c.label], distance=c.distance, kept=c.kept) for c in self.candidates],
+            candidates=[dict(word=c.word, name=c.name, distance=c.distance, kept=c.kept) for c in self.candidates],
             found=list(self.found),
             names=list(self.names),
             segments=[

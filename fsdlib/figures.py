@@ -1,0 +1,128 @@
+"""Figures: every function draws on the axes it is given (or on new ones) and returns them."""
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.patches import Patch
+
+from fsdlib.datasets import palette
+
+CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
+NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
+_PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
+
+
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """(H, W) labels as VOC's colours: (H, W, 3) uint8."""
+    return _PALETTE[labels]
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """The picture with every labelled pixel tinted and the background greyed: (H, W, 3) uint8."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    tinted = (1 - strength) * image + strength * label_colours(labels)
+    return np.where((labels > 0)[..., None], tinted, 0.35 * image + 0.65 * (0.5 * grey + 110)).astype(np.uint8)
+
+
+def show_image(image: np.ndarray, ax=None, title: str = ""):
+    """Draw a picture, (H, W, 3) uint8, without axes."""
+    ax = ax or plt.subplots()[1]
+    ax.imshow(image, interpolation="nearest")
+    ax.set_title(title)
+    ax.axis("off")
+    return ax
+
+
+def show_clusters(clusters: np.ndarray, ax=None, title: str = ""):
+    """Draw a cluster map, (h, w) integers, one colour a cluster."""
+    return show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
+
+
+def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax=None, title: str = "", legend: bool = True):
+    """Draw the labelled regions over the picture, with a legend of the names that occur below it."""
+    ax = show_image(overlay(image, labels), ax, title)
+    found = [label for label in np.unique(labels) if label not in (0, 255)]
+    if legend:
+        handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
+        if handles:
+            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(3, len(handles)), frameon=False, handlelength=1, columnspacing=1)
+        else:
+            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED)
+    return ax
+
+
+def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=None, columns: int = 90):
+    """Draw a caption with its words marked, and below it which class each word went to.
+
+    Nouns are blue, adjectives purple; with `candidates`, a line says for each word its class and distance, grey where
+    the class was not kept.
+    """
+    ax = ax or plt.subplots(figsize=(9, 1.2))[1]
+    ax.axis("off")
+    ax.set_xlim(0, columns)
+    colour_of = {}
+    for word in words:
+        colour_of |= dict.fromkeys(range(word.start, word.start + len(word.text)), NOUN if word.part_of_speech == "NOUN" else ADJECTIVE)
+    lines, start = [], 0
+    for line in textwrap.wrap(sentence, columns) or [""]:
+        start = sentence.index(line, start)
+        lines.append((start, line))
+    rows = len(lines) + (1 if candidates else 0)
+    ax.set_ylim(rows, 0)
+    for row, (offset, line) in enumerate(lines):
+        for column, letter in enumerate(line):
+            marked = colour_of.get(offset + column)
+            ax.text(column, row + 0.5, letter, family="monospace", color=marked or "0.15", weight="bold" if marked else "normal", ha="center", va="center")
+    column = 0
+    for c in candidates:
+        text = f"{c.word} → {c.name} {c.distance:.2f}" + ("" if c.kept else " ✗")
+        ax.text(column, rows - 0.5, text, fontsize="small", color="0.15" if c.kept else DROPPED, va="center")
+        column += len(text) * 0.85 + 3
+    return ax
+
+
+@plt.rc_context({"axes.titlesize": 11, "legend.fontsize": 10})
+def show_result(image: np.ndarray, result, figure=None):
+    """The figure a paper prints: picture, clusters, named masks with a legend, and the caption with its words marked."""
+    figure = figure or plt.figure(figsize=(9.5, 4.4))
+    grid = figure.add_gridspec(2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02)
+    show_image(image, figure.add_subplot(grid[0, 0]), "picture")
+    show_clusters(result.clusters, figure.add_subplot(grid[0, 1]), f"{len(result.masks)} clusters of UNet features")
+    show_overlay(image, result.labels, result.names, figure.add_subplot(grid[0, 2]), f"named masks ({result.recipe.name})")
+    show_caption(result.caption, result.words, result.candidates, figure.add_subplot(grid[1, :]), columns=92)
+    return figure
+
+
+@plt.rc_context({"axes.titlesize": 9, "legend.fontsize": 8})
+def gallery(images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (), columns: int = 5):
+    """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure."""
+    layers = 3 if len(truths) else 2
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows * layers, columns, figsize=(1.9 * columns, rows * (1.95 * layers + 0.35)), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for number, image in enumerate(images):
+        top, column = layers * (number // columns), number % columns
+        show_image(image, axes[top, column], titles[number] if len(titles) else "")
+        if len(truths):
+            show_overlay(image, np.where(truths[number] == 255, 0, truths[number]), names, axes[top + 1, column], legend=False)
+        show_overlay(image, predictions[number], names, axes[top + layers - 1, column])
+        if column == 0:
+            for layer, text in enumerate(("picture", "ground truth", "named masks") if len(truths) else ("picture", "named masks")):
+                axes[top + layer, 0].text(-0.04, 0.5, text, transform=axes[top + layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
+    figure.tight_layout(h_pad=0.4, w_pad=0.3)
+    return figure
+
+
+def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
+    """Per-class IoU as sorted horizontal bars; classes that occur nowhere (nan) are left out."""
+    kept = sorted(((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)), key=lambda pair: -pair[1])
+    ax = ax or plt.subplots(figsize=(6, 0.19 * len(kept) + 0.8))[1]
+    sns.barplot(x=[100 * value for _, value in kept], y=[name for name, _ in kept], color=NOUN, ax=ax)
+    ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=title)
+    ax.tick_params(axis="y", labelsize=8)
+    sns.despine(ax=ax)
+    return ax

@@ -1,6 +1,7 @@
 """Datasets in Pascal VOC's folder layout, read where they lie: VOC 2012 itself and the generated scenes."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,13 @@ class Dataset:
         if labels.ndim != 2 or labels[labels != VOID].max(initial=0) >= len(self.vocabulary):
             raise ValueError(f"{path} is no palette mask with labels below {len(self.vocabulary)} (or {VOID}): is this {self.name}?")
         return labels
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of which files the split has and how long each is: another dataset, or a rewritten one, has another."""
+        folders = (("JPEGImages", "jpg"), ("SegmentationClass", "png"))
+        files = [(i, *((self.root / folder / f"{i}.{ending}").stat().st_size for folder, ending in folders)) for i in self.ids]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:

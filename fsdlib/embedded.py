@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
@@ -25,7 +26,7 @@ from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.models import Diffusion, Models, load_models
 from fsdlib.project import REPORTS, write_atomically
 from fsdlib.recipe import get_recipe
-from fsdlib.scenes import plural, write_scenes
+from fsdlib.scenes import Scene, plural, world_classes, write_scenes
 
 PROBE = dict(timestep=100, noise_samples=3)  # chosen on train scenes: see notebooks/90_train_mini.ipynb
 GRID = 16
@@ -61,8 +62,18 @@ def naming_accuracy(dataset: Dataset, count: int, models: Models, view: str = "b
     return right / total
 
 
+def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """K-means on (C, h, w) features, K the classes in the truth (background too) plus one, every cluster given its majority class.
+
+    Returns the confusion count of `fsdlib.scores` at the truth's size: what features are worth apart from names.
+    """
+    k = len(np.setdiff1d(truth, [scores.VOID])) + 1
+    regions = masks(cluster(array, k, seed), *truth.shape).argmax(axis=0)
+    return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
+
+
 def feature_scores(dataset: Dataset, count: int, diffusion: Diffusion, seed: int = 0) -> dict[str, float]:
-    """What k-means makes of different features: majority-matched dataset mIoU, K the classes in the truth (background too) plus one.
+    """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
     diffusion: the encoder's last self-attention; queries: the paper's taps; untrained: the first with random weights;
     rgb and latents: colours and the autoencoder's latents. All on a 16 x 16 grid; networks' features normalised, rgb and
@@ -70,25 +81,45 @@ def feature_scores(dataset: Dataset, count: int, diffusion: Diffusion, seed: int
     """
     torch.manual_seed(seed)
     random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device, diffusion.unet.dtype).eval()
+    encoder_last = find_taps(diffusion, "self_attention_output", "encoder_last")
     networks = {
-        "diffusion": (diffusion, find_taps(diffusion, "self_attention_output", "encoder_last")),
+        "diffusion": (diffusion, encoder_last),
         "queries": (diffusion, find_taps(diffusion)),
-        "untrained": (replace(diffusion, unet=random_unet), find_taps(diffusion, "self_attention_output", "encoder_last")),
+        "untrained": (replace(diffusion, unet=random_unet), encoder_last),
     }
     counts: dict[str, list[np.ndarray]] = {}
     for i in tqdm(range(count), desc="features"):
         image, truth = dataset.image(i), dataset.labels(i)
-        latent = latents([image], diffusion, seed)
-        noise_seed = image_seed(image, "noise", seed)
+        latent, noise_seed = latents([image], diffusion, seed), image_seed(image, "noise", seed)
         arrays = {name: stack([a[0] for a in features(latent, model, taps, [noise_seed], **PROBE)], GRID, normalise=True) for name, (model, taps) in networks.items()}
         colours = Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX)
         arrays |= {"rgb": np.asarray(colours, np.float32).transpose(2, 0, 1), "latents": stack([latent[0]], GRID)}
-        k = len(np.setdiff1d(truth, [scores.VOID])) + 1
         for name, array in arrays.items():
-            found = cluster(array, k, image_seed(image, "clusters", seed))
-            regions = masks(found, *truth.shape).argmax(axis=0)
-            counts.setdefault(name, []).append(scores.confusion(scores.majority_labels(regions, truth), truth, len(dataset.vocabulary)))
+            counts.setdefault(name, []).append(matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed)))
     return {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
+
+
+def probe_taps(diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3) -> pd.DataFrame:
+    """Majority-matched mIoU of each self-attention output, and of the paper's queries together, at each timestep.
+
+    For choosing taps: give it scenes of the train split. Rows: tap and timestep.
+    """
+    grids = {tap.grid for grid in (1, 10**6) for tap in find_taps(diffusion, grid=grid)}
+    single = [tap for grid in sorted(grids) for tap in find_taps(diffusion, "self_attention_output", grid=grid)]
+    groups = {tap.module: [tap] for tap in single} | {"all queries at 16x16": find_taps(diffusion)}
+    rows = []
+    for timestep in timesteps:
+        counts: dict[str, list[np.ndarray]] = {name: [] for name in groups}
+        for scene in scenes:
+            latent = latents([scene.image], diffusion)
+            everything = [tap for taps in groups.values() for tap in taps]
+            found = features(latent, diffusion, everything, [image_seed(scene.image, "noise")], timestep, "", noise_samples)
+            maps = {tap: array[0] for tap, array in zip(everything, found)}
+            for name, taps in groups.items():
+                array = stack([maps[tap] for tap in taps], GRID, normalise=True)
+                counts[name].append(matched_counts(array, scene.labels, len(world_classes()) + 1, image_seed(scene.image, "clusters")))
+        rows += [dict(tap=name, timestep=timestep, miou=scores.miou(of_name)["dataset"]) for name, of_name in counts.items()]
+    return pd.DataFrame(rows)
 
 
 def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20) -> dict:

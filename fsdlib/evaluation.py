@@ -39,20 +39,28 @@ class Evaluation:
         return np.asarray(Image.open(self.folder / "labels" / f"{image_id}.png"))
 
 
+def configuration(dataset: Dataset, models: Models, recipe: Recipe, seed: int = 0) -> dict:
+    """All that a run's results depend on, the stages' own source included, and the hash of it."""
+    content = dict(
+        dataset=dataset.name, split=dataset.split, files=dataset.fingerprint, models=models.name, identity=models.identity, recipe=recipe.model_dump(mode="json"), seed=seed,
+        vocabulary_mode=recipe.vocabulary_mode, code=_code(),
+    )  # fmt: skip
+    return content | dict(hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
+
+
 def evaluate(
     dataset: Dataset, models: Models, recipe: Recipe, folder: Path | str, limit: int | None = None, seed: int = 0, batch_size: int = 4,
     replace: bool = False,
 ) -> Evaluation:
     """Segment the dataset's first `limit` images (all by default) and score them; results are kept under `folder`.
 
-    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those.
+    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those,
+    and for an open vocabulary, whose free names have no class to be scored against.
     """
-    folder = Path(folder)
-    configuration = dict(
-        dataset=dataset.name, split=dataset.split, models=models.name, identity=models.identity, recipe=recipe.model_dump(mode="json"), seed=seed,
-        vocabulary_mode=recipe.vocabulary_mode, code=_code(),
-    )  # fmt: skip
-    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    if recipe.vocabulary_mode == "open":
+        raise ValueError(f"recipe {recipe.name!r} gives free names, which the classes of {dataset.name!r} cannot score: use vocabulary_mode='closed'")
+    folder, settings = Path(folder), configuration(dataset, models, recipe, seed)
+    digest = settings["hash"]
     stamp = folder / "run.json"
     if stamp.exists() and json.loads(stamp.read_text())["hash"] != digest:
         if replace:
@@ -60,7 +68,7 @@ def evaluate(
                 shutil.rmtree(folder / name, ignore_errors=True)
         else:
             raise ValueError(f"{folder} holds results of another configuration: choose another output folder, or replace them with replace=True")
-    write_atomically(stamp, json.dumps(configuration | dict(hash=digest), indent=1))
+    write_atomically(stamp, json.dumps(settings, indent=1))
 
     wanted = range(len(dataset) if limit is None else min(limit, len(dataset)))
     missing = [i for i in wanted if not (folder / "images" / f"{dataset.ids[i]}.json").exists()]
@@ -74,7 +82,7 @@ def evaluate(
                 bar.update()
     if missing:
         write_atomically(folder / "timing.json", json.dumps(dict(images=len(missing), seconds=round(time.monotonic() - began, 2))))
-    return _gather(folder, dataset, wanted, configuration | dict(hash=digest))
+    return _gather(folder, dataset, wanted, settings)
 
 
 def _code() -> str:
@@ -97,12 +105,12 @@ def _write(folder: Path, dataset: Dataset, index: int, result, digest: str) -> N
     write_atomically(folder / "images" / f"{image_id}.json", json.dumps(row))
 
 
-def _gather(folder: Path, dataset: Dataset, wanted: range, configuration: dict) -> Evaluation:
+def _gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Evaluation:
     classes = len(dataset.vocabulary)
     rows, counts = [], []
     for i in wanted:
         row = json.loads((folder / "images" / f"{dataset.ids[i]}.json").read_text())
-        if row["run"] != configuration["hash"]:
+        if row["run"] != settings["hash"]:
             raise ValueError(f"{folder}/images/{dataset.ids[i]}.json is of another configuration: delete it and run again")
         count = np.zeros((classes + 1, classes), np.int64)
         for truth, prediction, pixels in row["counts"]:
@@ -110,7 +118,7 @@ def _gather(folder: Path, dataset: Dataset, wanted: range, configuration: dict) 
         counts.append(count)
         rows.append(dict(id=row["id"], miou=scores.image_miou(count), present=", ".join(row["present"]), found=", ".join(row["found"]), caption=row["caption"]))
     of_classes = scores.dataset_iou(counts)
-    summary = configuration | dict(
+    summary = settings | dict(
         images=len(rows),
         classes=classes,
         miou=scores.miou(counts),

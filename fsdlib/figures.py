@@ -126,3 +126,15 @@ def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
     ax.tick_params(axis="y", labelsize=8)
     sns.despine(ax=ax)
     return ax
+
+
+def show_history(history: Sequence[dict], ax=None, title: str = ""):
+    """Training and validation loss against steps, from the rows that `fsdlib.training.fit` returns."""
+    ax = ax or plt.subplots(figsize=(5, 2.6))[1]
+    steps = [row["step"] for row in history]
+    ax.plot(steps, [row["train"] for row in history], color=DROPPED, label="training")
+    ax.plot(steps, [row["validation"] for row in history], color=NOUN, label="held out")
+    ax.set(xlabel="step", ylabel="loss", title=f"{title} ({history[-1]['seconds'] / 60:.0f} min)")
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax

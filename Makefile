@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := reports/runs
 # one thread a process: two processes then share two cores without getting in each other's way
-ONE := OMP_NUM_THREADS=1 MPLBACKEND=agg
+ONE := OMP_NUM_THREADS=1
 NOTEBOOK := $(ONE) $(BIN)/papermill --no-progress-bar --stdout-file /dev/null --stderr-file /dev/null
 MODELS ?= mini
 RECIPE ?= paper
@@ -37,12 +37,13 @@ quickstart:
 	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb
 
 evaluate-paper evaluate-best: evaluate-%:
-	@$(NOTEBOOK) notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$*.ipynb -p recipe $* -p replace True
+	@$(NOTEBOOK) notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$*.ipynb -p recipe $* -p limit 0 \
+		-p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True
 
 eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
 	@mkdir -p reports/executed
 	$(BIN)/papermill notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$(DATASET)_$(MODELS)_$(RECIPE).ipynb \
-		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)'
+		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0
 
 test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests

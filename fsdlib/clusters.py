@@ -10,12 +10,13 @@ def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans",
     """Group the positions of (C, h, w) features into `count` clusters: (h, w) uint8, numbered from 0.
 
     method: "kmeans" (k-means++, Euclidean, the best of `restarts`) or "agglomerative" (Ward, which needs no seed).
-    Raises ValueError for other methods and where `count` exceeds the number of positions.
+    Raises ValueError for other methods and where `count` exceeds the number of positions or 256.
     """
     channels, height, width = features.shape
     positions = features.reshape(channels, -1).T
-    if not 1 <= count <= len(positions):
-        raise ValueError(f"{len(positions)} positions cannot make {count} clusters: ask for 1 to {len(positions)}")
+    most = min(len(positions), 256)  # the numbers of the clusters are uint8
+    if not 1 <= count <= most:
+        raise ValueError(f"{len(positions)} positions cannot make {count} clusters: ask for 1 to {most}")
     if method == "kmeans":
         labels = KMeans(count, init="k-means++", n_init=restarts, random_state=seed % 2**32).fit_predict(positions)
     elif method == "agglomerative":

@@ -121,9 +121,11 @@ def open_dataset(name: str, root: Path | str | None = None, split: str = "val") 
     if name not in DATASETS:
         raise ValueError(f"no dataset is called {name!r}: choose one of {', '.join(DATASETS)}")
     classes, default_root, source = DATASETS[name]
-    root = Path(root or default_root or "")
+    if not (root or default_root):
+        raise FileNotFoundError(f"dataset {name!r} needs a root: {source}")
+    root = Path(root or default_root)
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not (root.name and listing.exists()):
+    if not listing.exists():
         raise FileNotFoundError(f"dataset {name!r} has no {listing}: {source}")
     ids = tuple(listing.read_text().split())
     wanted = [path for i in ids for path in (root / "JPEGImages" / f"{i}.jpg", root / "SegmentationClass" / f"{i}.png")]

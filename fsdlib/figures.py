@@ -31,7 +31,7 @@ def show_image(image: np.ndarray, ax=None, title: str = ""):
     """Draw a picture, (H, W, 3) uint8, without axes."""
     ax = ax or plt.subplots()[1]
     ax.imshow(image, interpolation="nearest")
-    ax.set_title(title)
+    ax.set_title(title, fontsize=10)
     ax.axis("off")
     return ax
 
@@ -48,9 +48,9 @@ def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax
     if legend:
         handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
         if handles:
-            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(3, len(handles)), frameon=False, handlelength=1, columnspacing=1)
+            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(3, len(handles)), frameon=False, handlelength=1, columnspacing=1, fontsize=9)
         else:
-            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED)
+            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED, fontsize=9)
     return ax
 
 
@@ -84,7 +84,6 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     return ax
 
 
-@plt.rc_context({"axes.titlesize": 11, "legend.fontsize": 10})
 def show_result(image: np.ndarray, result, figure=None):
     """The figure a paper prints: picture, clusters, named masks with a legend, and the caption with its words marked."""
     figure = figure or plt.figure(figsize=(9.5, 4.4))
@@ -96,7 +95,6 @@ def show_result(image: np.ndarray, result, figure=None):
     return figure
 
 
-@plt.rc_context({"axes.titlesize": 9, "legend.fontsize": 8})
 def gallery(images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (), columns: int = 5):
     """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure."""
     layers = 3 if len(truths) else 2

@@ -151,7 +151,7 @@ def _verified(source: Source) -> str:
     for name in source.files:
         path = source.folder / name
         if path.suffix == ".safetensors":
-            found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), manifest[path.relative_to(MINI).as_posix()]
+            found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), manifest.get(path.relative_to(MINI).as_posix(), "nothing")
             if found != expected:
                 raise ModelUnavailable(f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control")
     weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(source.folder))
@@ -245,6 +245,7 @@ class Clip:
     preprocess: object
     tokenizer: object
     device: torch.device
+    dtype: torch.dtype = torch.float32  # of pixels; of the weights only normalisations and embeddings may differ
     _encoded: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -264,8 +265,7 @@ class Clip:
     @torch.no_grad()
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(len(images), D) float32, of unit length, from (H, W, 3) uint8 images under CLIP's usual preprocessing."""
-        dtype = next(self.model.parameters()).dtype
-        pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, dtype)
+        pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
         return self.model.encode_image(pixels, normalize=True).float().cpu().numpy()
 
 
@@ -322,7 +322,7 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     with _quiet():
         model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", precision=precision, device=device)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    return Clip(model.eval(), preprocess, tokenizer, torch.device(device))
+    return Clip(model.eval(), preprocess, tokenizer, torch.device(device), dtype)
 
 
 def load_models(

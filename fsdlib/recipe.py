@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     text_templates: tuple[str, ...] = Field(("{}",), description="templates for CLIP's texts, averaged")
     assignment: Literal["one_cluster_per_class", "merge"] = Field("one_cluster_per_class", description="merge: every cluster takes its best name, clusters of one name are joined")
     background_names: tuple[str, ...] = Field((), description="names that stand for background")
-    background_threshold: NonNegativeFloat = Field(0.0, description="a mask whose best probability is below this is background")
+    background_threshold: NonNegativeFloat = Field(0.0, le=1, description="a mask whose best probability is below this is background")
 
     # refinement
     refinement: Literal["crf", "none"] = Field("crf", description="dense CRF with two labels a mask, or the masks as they are")

@@ -23,7 +23,7 @@ def refine(
     image: (H, W, 3) uint8; masks: (K, H, W) bool. sxy in pixels, srgb in levels of 255.
     """
     height, width = image.shape[:2]
-    image = np.ascontiguousarray(image)
+    image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
     refined = np.zeros_like(masks)
     for number, mask in enumerate(masks):
         crf = DenseCRF2D(width, height, 2)

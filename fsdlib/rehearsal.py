@@ -1,12 +1,13 @@
 """A Hugging Face hub cache filled with random weights, to run a published model set where the hub cannot be reached.
 
-    python -m fsdlib.rehearsal --cache FOLDER --models sd14
+    python -m fsdlib.rehearsal --cache FOLDER --models sd14 --run
     HF_HUB_CACHE=FOLDER HF_HUB_OFFLINE=1 ...
 
 `write_cache` lays out the cache as the hub's own client does (`models--ORG--NAME/{blobs,refs,snapshots}`), with the
 true repository, folder and file names, the true configurations (kept under `data/rehearsal`) and, in every weight
 file, the tensor names, shapes and precision of the published file. Only the numbers differ: they are drawn from a seed.
-What loads from such a cache therefore loads from the real one too; what it computes is meaningless.
+What loads from such a cache therefore loads from the real one too; what it computes is meaningless. `run` segments a
+photograph with it and says how long that takes and how much memory.
 
 CLIP's tokenizer files are the published ones byte for byte, derived from the merges that open_clip ships. BLIP's
 WordPiece vocabulary is in no package this project installs: it is synthesised with the published size and layout
@@ -20,6 +21,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -36,8 +39,10 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTextConfig, CLIPTextModel
 
-from fsdlib.models import MODEL_SETS, Source, sources
-from fsdlib.project import DATA, write_atomically
+from fsdlib.models import MODEL_SETS, Source, load_models, sources
+from fsdlib.pipeline import segment
+from fsdlib.project import DATA, REPORTS, ROOT, write_atomically
+from fsdlib.recipe import RECIPES, get_recipe
 
 CONFIGURATIONS = DATA / "rehearsal"  # ORG--NAME/PATH, each file as it stands in that repository
 MARKER = "REHEARSAL.txt"  # tells a rehearsal from a cache of real models
@@ -294,11 +299,53 @@ _TEXTS: dict[str, Callable[[], str]] = {
 }
 
 
+# --------------------------------------------------------------------------------------------- the rehearsal itself
+
+
+def run(cache: Path | str, models: str = "sd14", recipe: str = "paper") -> dict:
+    """Segment a photograph with `models` from `cache`, offline; return the times in seconds, the peak memory and what was found.
+
+    It runs in a process of its own, since the hub's client reads its settings when it is imported.
+    """
+    call = f"import json; from fsdlib.rehearsal import measure; print(json.dumps(measure({models!r}, {recipe!r})))"
+    settings = dict(HF_HUB_CACHE=str(Path(cache).resolve()), HF_HUB_OFFLINE="1")
+    done = subprocess.run([sys.executable, "-c", call], env=os.environ | settings, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(models: str, recipe: str) -> dict:
+    """What `run` reports, from the models that this process finds."""
+    import resource  # Unix only, and nothing else here is
+
+    import skimage
+
+    started = time.perf_counter()
+    loaded = load_models(models, device="cpu")
+    ready = time.perf_counter()
+    result = segment(skimage.data.astronaut(), loaded, get_recipe(recipe))
+    finished = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return dict(
+        models=loaded.identity,
+        recipe=recipe,
+        photograph="skimage.data.astronaut(), 512 x 512",
+        seconds=dict(load=round(ready - started, 1), segment=round(finished - ready, 1)),
+        processor_seconds=round(time.process_time(), 1),
+        peak_memory_gib=round(peak / 2**30, 2),
+        threads=torch.get_num_threads(),
+        caption=result.caption,
+        found=list(result.found),
+        note="random weights: the times and the memory mean something, the caption and the names do not",
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m fsdlib.rehearsal", description="Write a hub cache of random weights, to run a model set offline.")
     parser.add_argument("--cache", type=Path, required=True, help="a new or empty folder; sd14 takes 5.9 GB")
     parser.add_argument("--models", default="sd14", choices=MODEL_SETS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", action="store_true", help="then segment a photograph offline and write reports/rehearsal.json")
+    parser.add_argument("--recipe", default="paper", choices=RECIPES, help="the recipe to run")
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
@@ -308,4 +355,9 @@ if __name__ == "__main__":
     for repository, snapshot in written.items():
         size = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
         print(f"{repository}: {size / 1e9:.2f} GB of random numbers in {snapshot}")
-    print(f"{time.perf_counter() - started:.0f} s; run with HF_HUB_CACHE={arguments.cache.resolve()} HF_HUB_OFFLINE=1")
+    print(f"{time.perf_counter() - started:.0f} s; use it with HF_HUB_CACHE={arguments.cache.resolve()} HF_HUB_OFFLINE=1")
+    if arguments.run:
+        report = run(arguments.cache, arguments.models, arguments.recipe)
+        path = write_atomically(REPORTS / "rehearsal.json", json.dumps(report, indent=2) + "\n")
+        print("{load} s to load, {segment} s to segment one photograph, ".format(**report["seconds"]), end="")
+        print(f"{report['peak_memory_gib']} GiB at most, {report['threads']} threads; written to {path}")

@@ -19,9 +19,10 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"the prediction is {prediction.shape} and the truth {truth.shape}: compare them at the truth's size")
+    highest = max(truth[truth != VOID].max(initial=0), prediction.max(initial=0))
+    if highest >= classes:
+        raise ValueError(f"labels reach {highest}, but there are {classes} classes: is this the right class list?")
     rows = np.where(truth == VOID, classes, truth).astype(np.int64)
-    if rows.max(initial=0) > classes or prediction.max(initial=0) >= classes:
-        raise ValueError(f"labels reach {max(rows.max(), prediction.max())}, but there are {classes} classes: is this the right class list?")
     counts = np.bincount(rows.ravel() * classes + prediction.ravel(), minlength=(classes + 1) * classes)
     return counts.reshape(classes + 1, classes)
 

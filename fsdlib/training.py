@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +68,11 @@ class Settings(BaseModel):
     side: PositiveInt = 64  # pixels, of all the models' inputs
     clip_steps: PositiveInt = 1_500
     captioner_steps: PositiveInt = 2_400
-    autoencoder_steps: PositiveInt = 700
-    unet_steps: PositiveInt = 2_800
+    autoencoder_steps: PositiveInt = 1_500
+    unet_steps: PositiveInt = 2_000
     clip_batch: PositiveInt = 64
     captioner_batch: PositiveInt = 32
-    autoencoder_batch: PositiveInt = 16
+    autoencoder_batch: PositiveInt = 12
     unet_batch: PositiveInt = 32
     validate_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 100
@@ -140,11 +141,16 @@ def world_words() -> list[str]:
 def write_clip_tokenizer(folder: Path) -> None:
     """CLIP's byte-level BPE, trained on the world's words: its own 512 byte tokens, then merges, then the two specials."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=1, show_progress=False)
+    endings = [byte + "</w>" for byte in alphabet]
+    # Naming the endings ahead numbers them in this order; else the trainer numbers them as a hash table yields the words,
+    # and merges that are equally frequent come out in another order, thus with other numbers, at every run.
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, initial_alphabet=alphabet, special_tokens=endings, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+    )
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.train_from_iterator(world_words(), trainer)
     merges = [tuple(merge) for merge in json.loads(trained.to_str())["model"]["merges"]]
-    tokens = alphabet + [byte + "</w>" for byte in alphabet]
+    tokens = alphabet + endings
     tokens += dict.fromkeys(left + right for left, right in merges if left + right not in tokens)
     tokens += ["<|startoftext|>", "<|endoftext|>"]  # the end has the highest number: CLIP pools there
     folder = Path(folder)
@@ -193,12 +199,13 @@ def fit(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
     average = [p.detach().clone() for p in parameters]
+    buffers = [b for module in modules for b in module.buffers()]  # what batch normalisation has seen
     history, recent, start, checkpoint = [], [], 0, folder / f"{part}.safetensors"
     if checkpoint.exists():
         history = json.loads(checkpoint.with_suffix(".json").read_text())
         tensors = load_file(checkpoint, device=settings.device)
         start = int(tensors["step"])
-        _restore(parameters, average, optimizer, tensors)
+        _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)
     for step in tqdm(range(start, steps), desc=part, initial=start, total=steps, mininterval=10):
@@ -216,33 +223,48 @@ def fit(
             torch._foreach_lerp_(average, parameters, 1 - min(0.998, (step + 1) / (step + 10)))
         done = step + 1
         if done % settings.validate_every == 0 or done == steps:
-            with torch.no_grad():
+            with torch.no_grad(), _evaluating(modules):
                 validation = np.mean([float(loss(scenes[1], np.random.default_rng([settings.seed, 99, k]))) for k in range(4)])
             history.append(dict(step=done, train=float(np.mean(recent)), validation=float(validation), seconds=round(time.monotonic() - began)))
             recent = []
         if done % settings.checkpoint_every == 0 or done == steps:
-            _keep(checkpoint, done, parameters, average, optimizer, history)
+            _keep(checkpoint, done, parameters, average, buffers, optimizer, history)
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
     return history
 
 
-def _keep(path: Path, step: int, parameters: list, average: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+@contextmanager
+def _evaluating(modules: Sequence[torch.nn.Module]):
+    """Evaluation mode within the block; training mode after it."""
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.train()
+
+
+def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
     state = optimizer.state_dict()["state"]
     tensors = {"step": torch.tensor(step)}
     for i, (parameter, mean) in enumerate(zip(parameters, average)):
         tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
         tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}
+    tensors |= {f"buffer.{i}": buffer.contiguous().clone() for i, buffer in enumerate(buffers)}
     # The history goes first: a history that is ahead of its weights can be cut, weights without a history cannot be explained.
     write_atomically(path.with_suffix(".json"), json.dumps(history))
     write_atomically(path, save(tensors))
 
 
-def _restore(parameters: list, average: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for i, (parameter, mean) in enumerate(zip(parameters, average)):
             parameter.copy_(tensors[f"parameter.{i}"])
             mean.copy_(tensors[f"average.{i}"])
+        for i, buffer in enumerate(buffers):
+            buffer.copy_(tensors[f"buffer.{i}"])
     state = {i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(parameters))}
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
 
@@ -262,7 +284,7 @@ CLIP_CONFIG = {
     "model_cfg": {
         "embed_dim": 128,
         "quick_gelu": True,
-        "vision_cfg": {"image_size": 64, "layers": 5, "width": 160, "head_width": 32, "patch_size": 8},
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
         "text_cfg": {"context_length": 32, "vocab_size": 0, "hf_tokenizer_name": "mini", "width": 128, "heads": 4, "layers": 3},
     },
     "preprocess_cfg": {"mean": MEAN.tolist(), "std": STD.tolist()},
@@ -272,7 +294,8 @@ CLIP_CONFIG = {
 def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
     """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
 
-    Its text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
+    Beside it a linear layer, thrown away at the end, learns the regions' numbers: the image tower sees sooner than the
+    text tower speaks. The text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
     """
     torch.manual_seed(settings.seed)
     clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"
@@ -283,6 +306,8 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
     model = open_clip.CLIP(**config["model_cfg"]).to(settings.device)
     names = [(c.name, *c.synonyms) for c in world_classes()] + [PATTERN_WORDS[p] for p in PATTERNS] + [(word,) for word in ABSENT]
+
+    of_region = torch.nn.Linear(config["model_cfg"]["embed_dim"], len(names)).to(settings.device)
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:
         return tokenizer(list(texts), padding="longest", truncation=True, return_tensors="pt").input_ids.to(settings.device)
@@ -302,14 +327,21 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         texts = [TEMPLATES[random.integers(len(TEMPLATES))].format(word) for word in said]
         captions = [scenes.captions[i][random.integers(3)] for i in whole]
         pictures = _normalised(np.concatenate([np.stack(images), scenes.images[whole]]), settings.device)
-        vision = F.normalize(model.encode_image(pictures), dim=-1)
+        seen = model.encode_image(pictures)
+        vision = F.normalize(seen, dim=-1)
         text = encode_text(texts + captions)
         scale = model.logit_scale.exp().clamp(max=100)
-        named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, torch.tensor(targets, device=settings.device))
+        which = torch.tensor(targets, device=settings.device)
+        named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, which) + F.cross_entropy(of_region(seen[:masked]), which)
         pairs, diagonal = scale * vision[masked:] @ text[len(texts) :].T, torch.arange(len(whole), device=settings.device)
         return named + 0.25 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal))
 
-    history = fit("clip", [model], loss, training_scenes(settings, folder), settings, folder)
+    scenes = training_scenes(settings, folder)
+    history = fit("clip", [model, of_region], loss, scenes, settings, folder)
+    with torch.no_grad():  # the averaged weights have not met batch normalisation's averages yet
+        for k in range(50):
+            loss(scenes[0], np.random.default_rng([settings.seed, 98, k]))
+    model.eval()
     half = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
     write_atomically(clip_folder / "open_clip_model.safetensors", save(half))
     write_atomically(clip_folder / "open_clip_config.json", json.dumps(config, indent=2))
@@ -446,7 +478,7 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
     blocks = 3
     model = AutoencoderKL(
         block_out_channels=(32, 48, 64), down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-        latent_channels=4, layers_per_block=1, norm_num_groups=16, sample_size=settings.side,
+        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=settings.side,
     ).to(settings.device)  # fmt: skip
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
@@ -456,7 +488,7 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
         return F.mse_loss(decoded, images) + 1e-3 * mean.square().mean()
 
     scenes = training_scenes(settings, folder)
-    history = fit("autoencoder", [model], loss, scenes, settings, folder)
+    history = fit("autoencoder", [model], loss, scenes, settings, folder, rate=2e-3)
     with torch.no_grad():
         model.quant_conv.weight[4:] = 0
         model.quant_conv.bias[4:] = 2 * np.log(0.1)

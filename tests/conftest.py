@@ -1,0 +1,50 @@
+"""What several tests share. No test asks the network for anything."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+import pytest
+
+from fsdlib.datasets import Vocabulary
+from fsdlib.models import load_models
+from fsdlib.project import CLASSES, ROOT
+from fsdlib.scenes import scene_of_split
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes seconds and gigabytes; part of the run all the same")
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The embedded models, on the CPU."""
+    return load_models("mini", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """Three scenes of the val split, the second with a banana and a hat."""
+    return [scene_of_split("val", number) for number in range(3)]
+
+
+@pytest.fixture(scope="session")
+def scene(scenes):
+    return scenes[1]
+
+
+@pytest.fixture(scope="session")
+def vocabulary():
+    """The classes of the scenes."""
+    return Vocabulary.read(CLASSES / "scenes.csv")
+
+
+@pytest.fixture(scope="session")
+def voc_root():
+    """The hundred real pictures of Pascal VOC 2012, where this machine has them."""
+    given = os.environ.get("FSD_TEST_DATA")
+    for data in [Path(given)] if given else [ROOT.parent / "shared" / "data"]:
+        if (data / "VOCdevkit" / "VOC2012").is_dir():
+            return data / "VOCdevkit" / "VOC2012"
+    pytest.skip("no Pascal VOC pictures: set FSD_TEST_DATA to a folder that holds VOCdevkit/VOC2012")

@@ -1,0 +1,53 @@
+"""Figures are tested by what they are drawn from."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from fsdlib.figures import gallery, label_colours, overlay, show_caption, show_class_iou, show_overlay
+from fsdlib.words import words
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_the_overlay_tints_labelled_pixels_with_their_colour_and_only_those():
+    image = np.full((2, 2, 3), 100, np.uint8)
+    tinted = overlay(image, np.array([[0, 1], [0, 0]], np.uint8), strength=1.0)
+    assert tinted[0, 1].tolist() == label_colours(np.array([[1]], np.uint8))[0, 0].tolist()
+    assert len(np.unique(tinted[[0, 1, 1], [0, 0, 1]], axis=0)) == 1
+
+
+def test_the_legend_names_what_the_label_map_holds():
+    ax = show_overlay(np.zeros((4, 4, 3), np.uint8), np.array([[0, 2, 2, 255]] * 4, np.uint8), ("background", "cat", "dog"))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dog"]
+
+
+def test_a_picture_with_nothing_named_says_so():
+    ax = show_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), ("background",))
+    assert "nothing named" in [text.get_text() for text in ax.texts]
+
+
+def test_a_captions_kept_words_are_marked_and_no_other_letters():
+    ax = show_caption("a black cat", words("a black cat"))
+    marked = "".join(text.get_text() for text in ax.texts if text.get_weight() == "bold")
+    assert marked == "blackcat"
+
+
+def test_class_bars_are_sorted_and_leave_out_absent_classes():
+    ax = show_class_iou({"a": 0.25, "b": 0.75, "c": None, "d": float("nan")})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a"]
+    assert [bar.get_width() for bar in ax.patches] == [75, 25]
+
+
+def test_a_gallery_has_a_panel_for_every_picture_truth_and_prediction():
+    images, maps = [np.zeros((4, 4, 3), np.uint8)] * 3, [np.zeros((4, 4), np.uint8)] * 3
+    figure = gallery(images, maps, ("background",), maps, columns=2)
+    assert sum(bool(ax.images) for ax in figure.axes) == 9

@@ -1,0 +1,290 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import open_clip
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from fsdlib import models
+from fsdlib.models import CAPTIONERS, CLIPS, DIFFUSION, MODEL_SETS, ModelUnavailable, load_captioner, load_clip, load_diffusion, load_models, locate, sources
+from fsdlib.project import MINI, ROOT
+
+PUBLISHED = [source for table in (DIFFUSION, CAPTIONERS, CLIPS) for source in table.values() if source.folder is None]
+
+
+# ------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_model_set_lists_safetensors_and_text_alone():
+    for name in MODEL_SETS:
+        for source in sources(name).values():
+            assert {Path(file).suffix for file in source.files} <= {".safetensors", ".json", ".txt"}
+            assert any(file.endswith(".safetensors") for file in source.files)
+
+
+def test_every_published_model_is_pinned_to_a_full_commit_or_to_main():
+    assert all(re.fullmatch("[0-9a-f]{40}|main", source.revision) for source in PUBLISHED)
+    assert len({source.repository for source in PUBLISHED}) == len(PUBLISHED)
+
+
+def test_sd14_is_the_published_set():
+    repositories = {part: source.repository for part, source in sources("sd14").items()}
+    assert repositories == dict(
+        diffusion="CompVis/stable-diffusion-v1-4", captioner="Salesforce/blip-image-captioning-base", clip="timm/vit_base_patch32_clip_224.openai"
+    )
+
+
+def test_one_part_of_a_set_can_be_exchanged():
+    exchanged = sources("sd14", captioner="blip2", clip="convnext-large")
+    assert exchanged == sources("sd14") | dict(captioner=CAPTIONERS["blip2"], clip=CLIPS["convnext-large"])
+
+
+@pytest.mark.parametrize("asked", [dict(name="sd99"), dict(name="sd14", captioner="gpt"), dict(name="sd14", clip="siglip")])
+def test_unknown_names_are_answered_with_those_there_are(asked):
+    with pytest.raises(ValueError, match=f"{list(asked.values())[-1]!r}: choose one of mini, "):
+        sources(**asked)
+
+
+# ------------------------------------------------------------------------------------------------- the cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def fill(cache, source, files):
+    folder = cache / f"models--{source.repository.replace('/', '--')}" / "snapshots" / source.revision
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    return folder
+
+
+def test_offline_the_error_is_one_sentence_with_model_revision_and_command(tmp_path):
+    environment = os.environ | dict(HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT))
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run([sys.executable, "-m", "fsdlib.models", "sd14"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    source = DIFFUSION["sd14"]
+    assert line.startswith(f"error: model {source.repository} at revision {source.revision} cannot be loaded")
+    assert line.endswith("run `make fetch MODELS=sd14` where there is a network")
+
+
+def test_loading_offline_raises_the_same_sentence(cache):
+    with pytest.raises(ModelUnavailable, match="CompVis/stable-diffusion-v1-4 at revision 133a221b.*`make fetch MODELS=sd14`"):
+        load_models("sd14", device="cpu")
+
+
+def test_a_hub_that_cannot_be_reached_gives_the_same_sentence(cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(ModelUnavailable, match="timm/.*the hub cannot be reached.*`make fetch MODELS=sd14`"):
+        locate(CLIPS["vit-b-32"], "sd14")
+
+
+def test_what_is_in_the_cache_is_used_and_the_commit_recorded(cache):
+    source = CLIPS["vit-b-32"]
+    folder = fill(cache, source, source.files)
+    found, identity = locate(source, "sd14")
+    assert found == folder and identity == dict(repository=source.repository, revision=source.revision, commit=source.revision)
+
+
+def test_a_half_filled_cache_does_not_pass_for_whole(cache):
+    source = CLIPS["vit-b-32"]
+    fill(cache, source, source.files[:1])
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        locate(source, "sd14")
+
+
+# ------------------------------------------------------------------------------------- the embedded models
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """The embedded models in a folder that a test may spoil; gives the folder and a source of the CLIP in it."""
+    shutil.copytree(MINI, tmp_path / "mini")
+    monkeypatch.setattr(models, "MINI", tmp_path / "mini")
+    return tmp_path / "mini", replace(CLIPS["mini"], folder=tmp_path / "mini" / "clip")
+
+
+def test_the_embedded_models_are_safetensors_and_text_in_30_megabytes():
+    files = [path for path in MINI.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".txt"}
+    assert sum(path.stat().st_size for path in files) <= 30e6
+
+
+def test_the_embedded_models_are_laid_out_as_the_hub_lays_out_the_large_ones():
+    for table, large in ((DIFFUSION, "sd14"), (CAPTIONERS, "blip-base"), (CLIPS, "vit-b-32")):
+        assert table["mini"].files == table[large].files
+        assert all((table["mini"].folder / file).is_file() for file in table["mini"].files)
+
+
+def test_each_parts_identity_is_a_hash_of_its_weights_alone(mini, copy):
+    folder, source = copy
+    assert len({mini.identity[part]["sha256"] for part in ("diffusion", "captioner", "clip")}) == 3
+    assert locate(source, "mini")[1] == mini.identity["clip"] and mini.identity["dtype"] == "float32"
+
+
+def test_weights_that_were_tampered_with_are_refused(copy):
+    folder, source = copy
+    weights = folder / "clip" / "open_clip_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match="open_clip_model.safetensors has sha256 .* the manifest says .* restore the file"):
+        locate(source, "mini")
+
+
+def test_weights_that_the_manifest_does_not_know_are_refused(copy):
+    folder, source = copy
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["clip/open_clip_model.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelUnavailable, match="the manifest says nothing"):
+        locate(source, "mini")
+
+
+def test_embedded_files_that_are_missing_are_named(copy):
+    folder, source = copy
+    (folder / "clip" / "vocab.json").unlink()
+    (folder / "clip" / "open_clip_config.json").unlink()
+    with pytest.raises(ModelUnavailable, match="lacks open_clip_config.json: restore the folder"):
+        locate(source, "mini")
+
+
+# ----------------------------------------------------------------------------------------------- no pickles
+
+
+class Trap:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize(
+    "load, part, weights, pickled",
+    [
+        (load_captioner, "blip", "model.safetensors", "pytorch_model.bin"),
+        (load_diffusion, "stable-diffusion", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
+        (load_diffusion, "stable-diffusion", "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin"),
+        (load_diffusion, "stable-diffusion", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+        (load_clip, "clip", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    ],
+)
+def test_a_pickle_in_place_of_safetensors_is_refused_unread(tmp_path, load, part, weights, pickled):
+    shutil.copytree(MINI / part, tmp_path / part)
+    (tmp_path / part / weights).unlink()
+    torch.save(Trap(tmp_path / "mark"), tmp_path / part / pickled)
+    with pytest.raises((OSError, ModelUnavailable)):
+        load(tmp_path / part)
+    assert not (tmp_path / "mark").exists()
+
+
+# -------------------------------------------------------------------------------------------- what is loaded
+
+
+def test_no_decoder_is_loaded(mini):
+    names = [name for name, _ in mini.diffusion.encoder.named_parameters()]
+    assert names and not [name for name in names if "decoder" in name or "post_quant" in name]
+
+
+def test_the_posterior_is_the_whole_autoencoders(mini):
+    whole = AutoencoderKL.from_pretrained(MINI / "stable-diffusion", subfolder="vae", torch_dtype=torch.float32).eval()
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        ours, theirs = mini.diffusion.encoder.encode(pixels).latent_dist, whole.encode(pixels).latent_dist
+    assert torch.equal(ours.mean, theirs.mean) and torch.equal(ours.std, theirs.std)
+
+
+def test_nothing_loaded_is_in_training_mode(mini):
+    parts = [mini.captioner.model, mini.clip.model, mini.diffusion.unet, mini.diffusion.encoder, *mini.diffusion.text_encoders]
+    assert not [part for part in parts if part.training]
+
+
+def test_the_picture_side_is_what_the_autoencoder_reduces_to_the_unets_latent(mini):
+    side = mini.diffusion.side
+    with torch.no_grad():
+        mean = mini.diffusion.encoder.encode(torch.zeros(1, 3, side, side)).latent_dist.mean
+    assert mean.shape == (1, 4, mini.diffusion.unet.config.sample_size, mini.diffusion.unet.config.sample_size)
+
+
+def test_the_text_encoder_is_the_clips_text_tower(mini):
+    texts = ["a cat", "", "two dogs next to a bus on a striped background"]
+    clip, tokens = mini.clip.model, mini.clip.tokenizer(texts)
+    with torch.no_grad():
+        states = clip.transformer(clip.token_embedding(tokens) + clip.positional_embedding, attn_mask=clip.attn_mask)
+        states = clip.ln_final(states).numpy()
+    assert np.allclose(mini.diffusion.encode_text(texts), states, atol=1e-4)
+
+
+def test_the_embedded_clip_uses_quick_gelu_as_openais_does(mini):
+    kinds = [type(module) for module in mini.clip.model.modules()]
+    layers = kinds.count(open_clip.transformer.ResidualAttentionBlock)
+    assert layers > 0 and kinds.count(open_clip.transformer.QuickGELU) == layers and torch.nn.GELU not in kinds
+
+
+def test_openais_clip_is_configured_with_quick_gelu():
+    configuration = json.loads((ROOT / "data/rehearsal/timm--vit_base_patch32_clip_224.openai/open_clip_config.json").read_text())
+    assert configuration["model_cfg"]["quick_gelu"] is True
+
+
+def calls_of(module):
+    counted = []
+    return counted, module.register_forward_hook(lambda _, inputs, output: counted.append(len(output if torch.is_tensor(output) else output[0])))
+
+
+def test_the_diffusion_models_texts_are_encoded_once(mini):
+    counted, hook = calls_of(mini.diffusion.text_encoders[0])
+    with_repeats = mini.diffusion.encode_text(["a zebra once", "a zebra twice", "a zebra once"])
+    again = mini.diffusion.encode_text(["a zebra twice", "a zebra thrice"])
+    hook.remove()
+    assert counted == [2, 1]
+    assert np.array_equal(with_repeats[0], with_repeats[2]) and np.array_equal(with_repeats[1], again[0])
+
+
+def test_the_clips_texts_are_encoded_once(mini):
+    counted, hook = calls_of(mini.clip.model.token_embedding)
+    with_repeats = mini.clip.encode_text(["a giraffe once", "a giraffe twice", "a giraffe once"])
+    again = mini.clip.encode_text(["a giraffe twice", "a giraffe thrice"])
+    hook.remove()
+    assert counted == [2, 1]
+    assert np.array_equal(with_repeats[0], with_repeats[2]) and np.array_equal(with_repeats[1], again[0])
+
+
+def test_the_clips_vectors_have_unit_length(mini, scenes):
+    vectors = [mini.clip.encode_text(["cat", "dog"]), mini.clip.encode_images([scene.image for scene in scenes])]
+    assert [v.dtype for v in vectors] == [np.float32] * 2 and all(np.allclose(np.linalg.norm(v, axis=1), 1, atol=1e-5) for v in vectors)
+
+
+def test_half_precision_is_for_gpus_alone():
+    assert models.default_dtype("cuda:0") == torch.float16 and models.default_dtype("cpu") == torch.float32
+
+
+def test_the_models_loaded_in_bfloat16_run(scene):
+    from fsdlib.pipeline import segment
+    from fsdlib.recipe import PAPER
+
+    half = load_models("mini", device="cpu", dtype=torch.bfloat16)
+    result = segment(scene.image, half, PAPER)
+    assert half.identity["dtype"] == result.models["dtype"] == "bfloat16" and result.labels.shape == scene.labels.shape
+
+
+def test_models_print_what_they_are(mini):
+    assert str(mini).startswith("models 'mini' (diffusion: fsdlib/mini at ") and mini.identity["clip"]["sha256"][:12] in str(mini)

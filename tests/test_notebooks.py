@@ -1,0 +1,71 @@
+"""Notebooks through papermill with other parameters, and what every committed notebook must be."""
+
+import json
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+
+from fsdlib.project import NOTEBOOKS
+
+ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=ALL, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_notebooks_are_committed_executed_in_order_and_without_errors(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+
+
+def test_notebooks_explain_before_they_run(notebook):
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds[0] == "markdown" and notebook.cells[0].source.startswith("# ")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert max(len(cell.source.splitlines()) for cell in code) <= 15
+    assert not [cell for cell in code if "\ndef " in f"\n{cell.source}"]
+
+
+def test_notebooks_have_one_parameters_cell(notebook):
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+
+
+def test_notebooks_hold_no_machine_details(notebook):
+    text = nbformat.writes(notebook)
+    assert len(text) < 1_500_000
+    for trace in ("/home/", "/root/", "/tmp/", "/work/", "0x7"):
+        assert trace not in "".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    assert "papermill" not in notebook.metadata
+
+
+def execute(name: str, tmp_path, **parameters):
+    return papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters=parameters, progress_bar=False)
+
+
+def test_papermill_runs_the_quickstart_on_another_scene(tmp_path):
+    execute("00_quickstart", tmp_path, scene=5, recipe="best", seed=1, output=str(tmp_path))
+    saved = json.loads((tmp_path / "scene_5_best.json").read_text())
+    labels = np.asarray(Image.open(tmp_path / "scene_5_best.png"))
+    assert saved["recipe"]["name"] == "best"
+    assert {saved["names"][label] for label in np.unique(labels) if label} == set(saved["found"])
+
+
+def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
+    first = execute("20_evaluate", tmp_path, recipe="best", limit=3, batch_size=2, output=str(tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["images"] == 3 and summary["recipe"]["name"] == "best"
+    assert set(summary["miou"]) == {"dataset", "per_image"} and all(0 <= value <= 1 for value in summary["miou"].values())
+    assert len(list((tmp_path / "run" / "labels").glob("*.png"))) == 3
+    assert any("mIoU, dataset" in output.get("text", "") for cell in first.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def test_a_parameter_a_notebook_lacks_is_known_before_a_run():
+    known = {path.stem: set(papermill.inspect_notebook(path)) for path in ALL}
+    assert {"models", "recipe", "dataset", "root", "limit", "seed", "device", "batch_size", "output"} <= known["20_evaluate"]
+    assert "sede" not in known["20_evaluate"]

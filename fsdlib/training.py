@@ -67,9 +67,9 @@ class Settings(BaseModel):
     held_out: PositiveInt = 256  # scenes after those, for the validation curves
     side: PositiveInt = 64  # pixels, of all the models' inputs
     clip_steps: PositiveInt = 1_500
-    captioner_steps: PositiveInt = 2_400
+    captioner_steps: PositiveInt = 5_000
     autoencoder_steps: PositiveInt = 1_500
-    unet_steps: PositiveInt = 2_000
+    unet_steps: PositiveInt = 1_700
     clip_batch: PositiveInt = 64
     captioner_batch: PositiveInt = 32
     autoencoder_batch: PositiveInt = 12
@@ -442,6 +442,7 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
     model = BlipForConditionalGeneration(config).to(settings.device).train()
     cells = settings.side // 8
     of_patch = torch.nn.Linear(160, len(world_classes()) + 1).to(settings.device)
+    weight = torch.tensor([0.2] + [1.0] * len(world_classes()), device=settings.device)  # most patches show background
     prompt_length = len(tokenizer(PROMPT).input_ids) - 1
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
@@ -458,7 +459,7 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
         # the commonest label of a patch; the void border counts as none
         counts = (blocks[..., None] == np.arange(len(world_classes()) + 1)).sum(2)
         patches = torch.from_numpy(counts.argmax(-1)).to(settings.device)
-        return output.loss + F.cross_entropy(of_patch(output.image_embeds[:, 1:]).flatten(0, 1), patches.flatten())
+        return output.loss + 2 * F.cross_entropy(of_patch(output.image_embeds[:, 1:]).flatten(0, 1), patches.flatten(), weight=weight)
 
     history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
     model.eval().half().save_pretrained(blip_folder)

@@ -10,7 +10,7 @@ RECIPE ?= paper
 DATASET ?= scenes
 ROOT ?=
 .DEFAULT_GOAL := help
-.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train rehearsal
+.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train rehearsal notebooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
 
 unit: .venv/installed ## the unit tests alone
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_notebooks.py
+
+notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
+	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' notebooks/*.ipynb
 
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks

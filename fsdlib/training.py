@@ -67,7 +67,7 @@ class Settings(BaseModel):
     held_out: PositiveInt = 256  # scenes after those, for the validation curves
     side: PositiveInt = 64  # pixels, of all the models' inputs
     clip_steps: PositiveInt = 1_500
-    captioner_steps: PositiveInt = 5_000
+    captioner_steps: PositiveInt = 4_200
     autoencoder_steps: PositiveInt = 1_500
     unet_steps: PositiveInt = 1_700
     clip_batch: PositiveInt = 64
@@ -550,7 +550,7 @@ TRAINERS = {"clip": train_clip, "captioner": train_captioner, "autoencoder": tra
 
 
 def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
-    """Write `out`/manifest.json: each file's sha256, the settings, and how far each part's training came; returns it.
+    """Write `out`/manifest.json: each file's sha256, the settings, and each part's losses; returns it.
 
     `fsdlib.models` refuses weights that do not have the hash the manifest gives.
     """
@@ -560,7 +560,7 @@ def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI
         files=files,
         settings=settings.model_dump(exclude={"device", "workers"}),
         scenes_sha256=hashlib.sha256(training_scenes(settings, folder)[0].images.tobytes()).hexdigest(),
-        training={part: dict(steps=rows[-1]["step"], seconds=rows[-1]["seconds"], validation=rows[-1]["validation"]) for part, rows in histories.items()},
+        history=histories,
         command="make train",
     )
     write_atomically(Path(out) / "manifest.json", json.dumps(manifest, indent=1))

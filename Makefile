@@ -4,7 +4,9 @@ BIN := .venv/bin
 RUNS := reports/runs
 # one thread a process: two processes then share two cores without getting in each other's way
 ONE := OMP_NUM_THREADS=1
-NOTEBOOK := $(ONE) $(BIN)/papermill --no-progress-bar --stdout-file /dev/null --stderr-file /dev/null
+NOTEBOOK := $(ONE) $(BIN)/papermill --no-progress-bar
+# a notebook's log is shown only where it failed
+LOGGED = > reports/executed/$@.log 2>&1 || (cat reports/executed/$@.log; exit 1)
 MODELS ?= mini
 RECIPE ?= paper
 DATASET ?= scenes
@@ -28,17 +30,17 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@$(MAKE) --no-print-directory scenes
 	@echo "running the notebooks (a few minutes on two cores) ..."
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
-	@$(ONE) $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best 2>/dev/null
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
 	@echo "figures' numbers: reports/embedded.json, reports/runs/*/summary.json"
 
 quickstart:
-	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb
+	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb $(LOGGED)
 
 evaluate-paper evaluate-best: evaluate-%:
 	@$(NOTEBOOK) notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$*.ipynb -p recipe $* -p limit 0 \
-		-p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True
+		-p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True $(LOGGED)
 
 eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
 	@mkdir -p reports/executed

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fsdlib.names import assign_best, assign_one_cluster_per_class, encode_names, score, views
+
+# --------------------------------------------------------------------------------------------------------- views
+
+
+@pytest.fixture
+def marked():
+    """A grey 6 x 8 picture with a mask of 2 x 3 pixels in it, and an empty mask."""
+    image = np.full((6, 8, 3), 90, np.uint8)
+    masks = np.zeros((2, 6, 8), bool)
+    masks[0, 2:4, 3:6] = True
+    masks[0, 2, 3] = False  # a corner of the box is not in the mask
+    return image, masks
+
+
+def test_a_black_frame_keeps_the_frame_and_blackens_what_is_outside(marked):
+    image, masks = marked
+    shown = views(image, masks)[0]
+    assert shown.shape == (6, 8, 3) and shown.dtype == np.uint8
+    assert np.all(shown[masks[0]] == 90) and np.all(shown[~masks[0]] == 0) and np.all(image == 90)
+
+
+def test_a_crop_is_the_masks_box_black_outside_the_mask(marked):
+    shown = views(*marked, view="crop")[0]
+    assert shown[..., 0].tolist() == [[0, 90, 90], [90, 90, 90]]
+
+
+def test_an_empty_mask_shows_a_black_frame(marked):
+    for view in ("black_frame", "crop"):
+        shown = views(*marked, view=view)[1]
+        assert shown.shape == (6, 8, 3) and not shown.any()
+
+
+def test_an_unknown_view_is_answered_with_those_there_are(marked):
+    with pytest.raises(ValueError, match="'blur': choose black_frame or crop"):
+        views(*marked, view="blur")
+
+
+# -------------------------------------------------------------------------------------------------------- scores
+
+
+def test_scores_are_open_clips_own(mini, scenes):
+    names = ["cat", "dog", "dining table", "striped background"]
+    model, preprocess = mini.clip.model, mini.clip.preprocess
+    pixels = torch.stack([preprocess(Image.fromarray(scene.image)) for scene in scenes])
+    with torch.no_grad():
+        image_features = model.encode_image(pixels)
+        text_features = model.encode_text(mini.clip.tokenizer(names))
+        image_features /= image_features.norm(dim=-1, keepdim=True)
+        text_features /= text_features.norm(dim=-1, keepdim=True)
+        probabilities = (model.logit_scale.exp() * image_features @ text_features.T).softmax(dim=-1)
+    assert np.allclose(score([scene.image for scene in scenes], names, mini.clip), probabilities.numpy(), atol=1e-5)
+
+
+def test_scores_are_probabilities_over_all_names(mini, scenes):
+    scores = score([scene.image for scene in scenes], ["cat", "dog", "bus"], mini.clip)
+    assert scores.shape == (3, 3) and scores.dtype == np.float32 and np.allclose(scores.sum(axis=1), 1, atol=1e-5)
+    reordered = score([scene.image for scene in scenes], ["bus", "cat", "dog"], mini.clip)
+    assert np.allclose(reordered[:, [1, 2, 0]], scores, atol=1e-5)
+
+
+def test_templates_are_averaged_into_one_vector_of_unit_length(mini):
+    one, other = (mini.clip.encode_text([template.format("cat")])[0] for template in ("{}", "a photo of a {}"))
+    middle = (one + other) / np.linalg.norm(one + other)
+    assert np.allclose(encode_names(["cat"], mini.clip, ("{}", "a photo of a {}"))[0], middle, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------- row 8: one cluster per class
+
+
+def test_row_8_worked_by_hand():
+    #            cat   dog   car   tree
+    scores = np.float32([
+        [0.50, 0.20, 0.20, 0.10],
+        [0.30, 0.40, 0.20, 0.10],
+        [0.10, 0.35, 0.50, 0.05],
+        [0.25, 0.15, 0.40, 0.20],
+    ])  # fmt: skip
+    # The caption speaks of cat, dog and tree: the car's scores become 0.
+    # The cat's best mask is 0 (0.50), the dog's is 1 (0.40), the tree's is 3 (0.20); each class keeps that mask alone.
+    # Mask 2 looked most like a car, then like a dog, but no class kept it: background.
+    assert assign_one_cluster_per_class(scores, [0, 1, 3]).tolist() == [0, 1, -1, 3]
+
+
+def test_a_mask_that_is_best_for_two_classes_takes_the_likelier_and_the_other_class_is_lost():
+    scores = np.float32([[0.6, 0.4], [0.5, 0.3]])
+    # both classes have their best mask in 0; it takes class 0, and class 1 is not handed on to mask 1
+    assert assign_one_cluster_per_class(scores, [0, 1]).tolist() == [0, -1]
+
+
+def test_with_no_class_in_the_caption_all_is_background():
+    scores = np.float32([[0.6, 0.4], [0.5, 0.5]])
+    assert assign_one_cluster_per_class(scores, []).tolist() == [-1, -1] and assign_best(scores, []).tolist() == [-1, -1]
+
+
+def test_each_class_has_one_mask_at_most_and_only_candidates_are_given():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        scores = random.dirichlet(np.ones(6), 5).astype(np.float32)
+        eligible = random.choice(6, 3, replace=False).tolist()
+        assigned = assign_one_cluster_per_class(scores, eligible)
+        given = assigned[assigned >= 0]
+        assert len(set(given)) == len(given) and set(given) <= set(eligible)
+        best = np.unravel_index(scores[:, eligible].argmax(), (5, 3))
+        assert assigned[best[0]] == eligible[best[1]]  # the likeliest pair of all always stands
+
+
+# -------------------------------------------------------------------------------------------------- merge by name
+
+
+def test_merged_masks_take_their_best_name_and_may_share_one():
+    #            cat   dog   car   wall
+    scores = np.float32([
+        [0.50, 0.20, 0.20, 0.10],
+        [0.45, 0.35, 0.10, 0.10],
+        [0.10, 0.12, 0.60, 0.18],
+        [0.10, 0.25, 0.25, 0.40],
+    ])  # fmt: skip
+    # cat and dog are candidates, the wall stands for background; the car can neither be given nor win
+    assert assign_best(scores, [0, 1], [3]).tolist() == [0, 0, -1, -1]  # mask 2 is more of a wall than of a dog
+    assert assign_best(scores, [0, 1], []).tolist() == [0, 0, 1, 1]
+
+
+def test_a_mask_whose_best_name_is_below_the_threshold_is_background():
+    scores = np.float32([[0.5, 0.3], [0.2, 0.15], [0.19, 0.1]])
+    assert assign_best(scores, [0, 1], threshold=0.2).tolist() == [0, 0, -1]

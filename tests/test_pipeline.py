@@ -1,0 +1,183 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdlib.clusters import cluster, masks
+from fsdlib.datasets import Vocabulary, open_dataset, palette
+from fsdlib.features import image_seed
+from fsdlib.names import score, views
+from fsdlib.pipeline import segment, segment_batch
+from fsdlib.recipe import BEST, PAPER, Recipe
+
+RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result(mini, scene, vocabulary):
+    return segment(scene.image, mini, PAPER, vocabulary)
+
+
+def bytes_of(result, folder):
+    return [path.read_bytes() for path in result.save(folder / "r")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("given", [True, False], ids=["closed", "open"])
+def test_any_recipe_segments_with_and_without_a_class_list(mini, scene, vocabulary, recipe, given):
+    result = segment(scene.image, mini, recipe, vocabulary if given else None)
+    assert result.labels.shape == scene.labels.shape and result.labels.dtype == np.uint8 and result.labels.max() < len(result.names)
+    assert result.masks.shape == (result.clusters.max() + 1, *scene.labels.shape) and np.all(result.masks.sum(axis=0) == 1)
+    assert result.scores.shape == (len(result.masks), len(result.texts)) and np.allclose(result.scores.sum(axis=1), 1, atol=1e-4)
+    assert result.recipe == recipe and result.models == mini.identity and result.caption
+    assert result.found == tuple(result.names[label] for label in sorted(set(result.labels.ravel().tolist()) - {0}))
+    if given:
+        assert result.names == vocabulary.names and set(result.found) <= {vocabulary.names[c.label] for c in result.candidates if c.kept}
+    else:
+        assert result.candidates == () and set(result.found) <= {word.as_open_name for word in result.words}
+
+
+def test_the_stages_called_one_by_one_give_what_segment_gives(mini, scene, vocabulary, result):
+    """From the features on; the stages before are held to their peers in their own tests."""
+    assert np.array_equal(masks(result.clusters, *scene.labels.shape), result.masks)
+    again = score(views(scene.image, result.masks), vocabulary.names[1:], mini.clip)
+    assert np.allclose(again, result.scores, atol=1e-5) and result.texts == vocabulary.names[1:]
+    assert result.clusters.shape == (32, 32) and set(np.unique(result.clusters)) == {0, 1, 2, 3}
+    assert -1 <= result.silhouette <= 1 and result.taps[0].endswith("attn2.to_q (16x16)")
+
+
+def test_under_paper_each_name_has_one_cluster(result):
+    given = result.assigned[result.assigned >= 0]
+    assert len(given) == len(set(given.tolist())) and len(result.masks) == 4
+
+
+def test_under_best_the_number_of_clusters_follows_the_candidates(mini, scene, vocabulary):
+    result = segment(scene.image, mini, BEST, vocabulary)
+    assert len(result.masks) == 4 + len({c.label for c in result.candidates if c.kept})
+    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.background_names) <= set(result.texts)
+
+
+def test_merged_clusters_carry_one_label_without_refinement(mini, scene):
+    recipe = BEST.with_changes(refinement="none", background_names=(), background_threshold=0.0, cluster_choice="fixed", clusters=6)
+    result = segment(scene.image, mini, recipe, ["cat"])
+    assert result.found == ("cat",) and np.all(result.labels == 1)  # the only name there is takes every cluster
+
+
+def test_a_threshold_of_one_leaves_background_alone(mini, scene, vocabulary):
+    for recipe in (PAPER, BEST):
+        result = segment(scene.image, mini, recipe.with_changes(background_threshold=1.0), vocabulary)
+        assert result.found == () and not result.labels.any() and np.all(result.assigned == -1)
+
+
+def test_without_refinement_the_labels_are_the_named_clusters(mini, scene, vocabulary):
+    result = segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary)
+    for mask, text in zip(result.masks, result.assigned):
+        assert np.all(result.labels[mask] == (0 if text < 0 else vocabulary.names.index(result.texts[text])))
+
+
+def test_a_list_of_names_works_as_a_vocabulary(mini, scene):
+    names = ["cat", "hat", "banana"]
+    listed, typed = segment(scene.image, mini, PAPER, names), segment(scene.image, mini, PAPER, Vocabulary.of(names))
+    assert listed.names == ("background", *names) and np.array_equal(listed.labels, typed.labels) and listed.texts == tuple(names)
+
+
+def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_caption_alone(mini, scene, vocabulary):
+    result = segment(scene.image, mini, PAPER.with_changes(vocabulary_mode="open"), vocabulary)
+    own = list(dict.fromkeys(word.as_open_name for word in result.words))
+    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:]
+    assert set(result.texts) == set(vocabulary.names[1:]) | set(own) - {"background"}
+    assert {result.texts[a] for a in result.assigned if a >= 0} <= set(own)
+
+
+def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, scene, tmp_path):
+    recipe = PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5)  # the prompt and one word, such as "a"
+    result = segment(scene.image, mini, recipe.with_changes(caption_prompt="a picture of the "))
+    assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()
+    assert json.loads(result.save(tmp_path / "empty")[1].read_text())["found"] == []
+
+
+# --------------------------------------------------------------------------------------- the same, and any picture
+
+
+def test_the_same_call_gives_the_same_bytes(mini, scene, vocabulary, result, tmp_path):
+    again = segment(scene.image.copy(), mini, PAPER, vocabulary)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert bytes_of(result, tmp_path / "a") == bytes_of(again, tmp_path / "b")
+
+
+def test_another_seed_draws_other_noise_and_is_recorded(mini, scene, vocabulary, result):
+    other = segment(scene.image, mini, PAPER, vocabulary, seed=1)
+    assert all(other.seeds[purpose] != result.seeds[purpose] for purpose in ("latent", "noise", "clusters"))
+    assert result.seeds == {purpose: image_seed(scene.image, purpose, 0) for purpose in ("latent", "noise", "clusters")}
+
+
+def test_a_picture_is_segmented_alike_alone_and_in_any_batch(mini, scenes, vocabulary, result):
+    images = [scene.image for scene in scenes]
+    forwards, backwards = segment_batch(images, mini, PAPER, vocabulary), segment_batch(images[::-1], mini, PAPER, vocabulary)[::-1]
+    for one, other in zip(forwards, backwards):
+        assert one.caption == other.caption and one.seeds == other.seeds and np.array_equal(one.labels, other.labels)
+    assert forwards[1].caption == result.caption and np.array_equal(forwards[1].labels, result.labels)
+
+
+def test_a_picture_that_is_not_square_keeps_its_size_in_a_batch_of_others(mini, scenes, vocabulary):
+    tall = np.ascontiguousarray(scenes[0].image[:, 40:121])
+    for result, shape in zip(segment_batch([scenes[1].image, tall], mini, PAPER, vocabulary), [(192, 192), (192, 81)]):
+        assert result.labels.shape == shape and result.masks.shape[1:] == shape and result.clusters.shape == (32, 32)
+
+
+def test_a_mirrored_view_is_segmented_as_its_copy(mini, scene):
+    view = scene.image[:, ::-1]
+    assert np.array_equal(segment(view, mini, PAPER, ["cat"]).labels, segment(view.copy(), mini, PAPER, ["cat"]).labels)
+
+
+def test_a_real_photograph_goes_through(mini, voc_root):
+    dataset = open_dataset("voc12", voc_root)
+    image = dataset.image(0)
+    result = segment(image, mini, PAPER, dataset.vocabulary)
+    assert result.labels.shape == image.shape[:2] and result.names == dataset.vocabulary.names
+
+
+@pytest.mark.parametrize(
+    "image, what",
+    [
+        (np.zeros((8, 8, 3)), r"float64 of shape \(8, 8, 3\)"),
+        (np.zeros((8, 8), np.uint8), r"uint8 of shape \(8, 8\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"uint8 of shape \(8, 8, 4\)"),
+        (Image.new("RGB", (8, 8)), "Image"),
+        ("cat.jpg", "str"),
+    ],
+)
+def test_what_is_no_rgb_array_is_refused_with_what_it_is_and_what_to_pass(mini, image, what):
+    with pytest.raises(ValueError, match=f"image 1 of the batch is {what}: pass RGB as a .height, width, 3. array of uint8"):
+        segment_batch([np.zeros((8, 8, 3), np.uint8), image], mini, PAPER)
+
+
+# ------------------------------------------------------------------------------------------------ saved results
+
+
+def test_a_saved_result_reads_back(result, tmp_path):
+    picture, table = result.save(tmp_path / "new folder" / "2008_000533")
+    assert (picture.name, table.name) == ("2008_000533.png", "2008_000533.json")
+    mask = Image.open(picture)
+    assert mask.mode == "P" and bytes(mask.getpalette()) == palette() and np.array_equal(np.asarray(mask), result.labels)
+    content = json.loads(table.read_text())
+    assert Recipe.model_validate_json(json.dumps(content["recipe"])) == PAPER and content["models"] == result.models
+    assert content["caption"] == result.caption and content["seeds"] == result.seeds and content["names"] == list(result.names)
+    assert np.array_equal(content["clusters"], result.clusters) and np.allclose(content["scores"], result.scores)
+    assert content["taps"] == list(result.taps) and math.isclose(content["silhouette"], result.silhouette)
+    assert [word["text"] for word in content["words"]] == [word.text for word in result.words]
+    assert [c["name"] for c in content["candidates"]] == [result.names[c.label] for c in result.candidates]
+
+
+def test_a_saved_result_tells_each_segments_name_and_score(result):
+    content = result.as_dict()
+    assert [segment["cluster"] for segment in content["segments"]] == [0, 1, 2, 3]
+    for segment, text, row in zip(content["segments"], result.assigned, result.scores):
+        assert segment["name"] == ("background" if text < 0 else result.texts[text])
+        assert text < 0 or segment["score"] == pytest.approx(row[text])
+
+
+def test_a_name_with_a_dot_keeps_it(result, tmp_path):
+    assert result.save(tmp_path / "v1.5")[0].name == "v1.5.png"

@@ -1,0 +1,199 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fsdlib import models, training
+from fsdlib.models import load_models
+from fsdlib.scenes import world_classes
+from fsdlib.training import PARTS, PROMPT, TRAINERS, Settings, training_scenes, world_words, write_captioner_tokenizer, write_clip_tokenizer, write_manifest
+
+SETTINGS = Settings.tiny(
+    scenes=24, held_out=8, clip_steps=2, captioner_steps=6, autoencoder_steps=2, unet_steps=2, clip_batch=8, captioner_batch=4, autoencoder_batch=2,
+    unet_batch=2, validate_every=3, checkpoint_every=2,
+)  # fmt: skip
+
+
+class Stopped(BaseException):
+    """As a key pressed or a machine switched off: nothing in the training catches it."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """All four parts trained for a few steps: (working folder, the models' folder, histories)."""
+    folder, out = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("mini")
+    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("clip", "autoencoder", "unet", "captioner")}
+    return folder, out, histories
+
+
+def weights_in(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+# --------------------------------------------------------------------------------------------------------- scenes
+
+
+def test_no_scene_to_train_on_is_in_the_val_split(trained, scenes):
+    from PIL import Image
+
+    some, others = training_scenes(SETTINGS, trained[0])
+    shrunk = {np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC)).tobytes() for scene in scenes}
+    drawn = [image.tobytes() for image in (*some.images, *others.images)]
+    assert len(some) == 24 and len(others) == 8 and len(set(drawn)) == 32 and not shrunk & set(drawn)
+
+
+def test_scenes_are_drawn_once_and_kept(trained):
+    kept = next(trained[0].glob("scenes-*.safetensors"))
+    before = kept.stat().st_mtime_ns
+    some, _ = training_scenes(SETTINGS, trained[0])
+    assert kept.stat().st_mtime_ns == before and some.images.shape == (24, 64, 64, 3) and {len(c) for c in some.captions} == {3}
+
+
+# ----------------------------------------------------------------------------------------------------- tokenizers
+
+
+def test_tokenizers_have_the_same_bytes_whenever_they_are_written(tmp_path):
+    for write in (write_clip_tokenizer, write_captioner_tokenizer):
+        first, second = tmp_path / f"{write.__name__}-1", tmp_path / f"{write.__name__}-2"
+        write(first), write(second)
+        assert {p.name: p.read_bytes() for p in first.iterdir()} == {p.name: p.read_bytes() for p in second.iterdir()}
+
+
+def test_every_word_of_the_world_is_one_token_for_both(mini):
+    clip, captioner = mini.clip.tokenizer.tokenizer, mini.captioner.processor.tokenizer
+    for word in world_words():
+        assert len(clip.tokenize(word)) == 1
+        assert captioner.unk_token_id not in captioner(word).input_ids and len(captioner.tokenize(word)) == 1
+
+
+def test_captions_come_back_whole_from_the_captioners_tokenizer(mini, trained):
+    tokenizer = mini.captioner.processor.tokenizer
+    for captions in training_scenes(SETTINGS, trained[0])[0].captions:
+        for caption in captions:
+            assert tokenizer.decode(tokenizer(PROMPT + caption).input_ids, skip_special_tokens=True) == PROMPT + caption
+
+
+# ----------------------------------------------------------------------------------------------------------- loop
+
+
+def test_losses_are_finite_and_recorded_as_asked(trained):
+    for part in PARTS:
+        history = trained[2][part]
+        steps = getattr(SETTINGS, f"{part}_steps")
+        assert [row["step"] for row in history] == ([3, 6] if steps == 6 else [2])
+        assert all(np.isfinite([row["train"], row["validation"]]).all() for row in history)
+        assert json.loads((trained[0] / f"{part}.json").read_text()) == history
+
+
+def test_the_captioner_learns(trained, tmp_path):
+    """A minute less than a minute: twenty steps of four pictures."""
+    for kept in trained[0].glob("scenes-*"):
+        (tmp_path / kept.name).symlink_to(kept)
+    history = TRAINERS["captioner"](SETTINGS.model_copy(update=dict(captioner_steps=20, validate_every=5)), tmp_path, tmp_path / "mini")
+    assert history[-1]["train"] < history[0]["train"] - 1 and history[-1]["validation"] < history[0]["validation"]
+
+
+@pytest.mark.parametrize("part", ["captioner", "unet"])
+def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_ran_through(trained, tmp_path, monkeypatch, part):
+    settings = SETTINGS.model_copy(update={f"{part}_steps": 6})
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    for folder in (straight, resumed):
+        folder.mkdir()
+        for kept in trained[0].glob("scenes-*"):
+            (folder / kept.name).symlink_to(kept)
+        for path, content in weights_in(trained[1]).items():
+            (folder / "mini" / path).parent.mkdir(parents=True, exist_ok=True)
+        copy_models(trained[1], folder / "mini")
+
+    whole = TRAINERS[part](settings, straight, straight / "mini")
+
+    def stopping(steps, **_):
+        for step in steps:
+            if step == 5:  # after the checkpoint of step 4, so that one step is lost
+                raise Stopped
+            yield step
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(training, "tqdm", lambda iterable, **_: stopping(iterable) if isinstance(iterable, range) else iterable)
+        TRAINERS[part](settings, resumed, resumed / "mini")
+    continued = TRAINERS[part](settings, resumed, resumed / "mini")
+
+    assert weights_in(resumed) == weights_in(straight)
+    assert [{**row, "seconds": 0} for row in continued] == [{**row, "seconds": 0} for row in whole]
+
+
+def copy_models(source, target):
+    for path in source.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (target / path.relative_to(source)).write_bytes(path.read_bytes())
+
+
+def test_a_finished_part_is_not_trained_again(trained, tmp_path):
+    before = weights_in(trained[0])["captioner.safetensors"]
+    history = TRAINERS["captioner"](SETTINGS, trained[0], tmp_path)
+    assert history == trained[2]["captioner"] and weights_in(trained[0])["captioner.safetensors"] == before
+    assert (tmp_path / "blip" / "model.safetensors").read_bytes() == (trained[1] / "blip" / "model.safetensors").read_bytes()
+
+
+def test_settings_refuse_unknown_names_and_impossible_values():
+    for wrong in (dict(unet_step=3), dict(unet_steps=0), dict(scenes="many")):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Settings.tiny(**wrong)
+
+
+# ----------------------------------------------------------------------------------------------- what is written
+
+
+def test_what_training_writes_is_what_the_loaders_read(trained, monkeypatch, scene, vocabulary):
+    from fsdlib.pipeline import segment
+    from fsdlib.recipe import PAPER
+
+    folder, out, _ = trained
+    write_manifest(SETTINGS, folder, out)
+    monkeypatch.setattr(models, "MINI", out)
+    for table in (models.DIFFUSION, models.CAPTIONERS, models.CLIPS):
+        monkeypatch.setitem(table, "mini", replace(table["mini"], folder=out / table["mini"].folder.name))
+    loaded = load_models("mini", device="cpu")
+    assert segment(scene.image, loaded, PAPER, vocabulary).labels.shape == scene.labels.shape
+    texts = ["a cat next to a bus", "two dogs on a striped background"]
+    tokens = loaded.clip.tokenizer(texts)
+    with torch.no_grad():
+        states = loaded.clip.model.transformer(loaded.clip.model.token_embedding(tokens) + loaded.clip.model.positional_embedding, attn_mask=loaded.clip.model.attn_mask)
+        states = loaded.clip.model.ln_final(states)
+    assert np.allclose(loaded.diffusion.encode_text(texts), states.numpy(), atol=1e-4)
+
+
+def test_the_manifest_says_what_the_weights_are_and_how_far_they_were_trained(trained):
+    folder, out, histories = trained
+    manifest = write_manifest(SETTINGS, folder, out)
+    assert manifest == json.loads((out / "manifest.json").read_text())
+    assert manifest["files"] == {path: hashlib.sha256(content).hexdigest() for path, content in weights_in(out).items()}
+    assert {part: row["steps"] for part, row in manifest["training"].items()} == dict(clip=2, captioner=6, autoencoder=2, unet=2)
+    assert manifest["settings"]["scenes"] == 24 and manifest["training"]["unet"]["validation"] == histories["unet"][-1]["validation"]
+
+
+def test_latents_of_the_trained_autoencoder_have_about_unit_size(trained):
+    encoder = models.load_diffusion(trained[1] / "stable-diffusion").encoder
+    images = training_scenes(SETTINGS, trained[0])[1].images
+    with torch.no_grad():
+        posterior = encoder.encode(training.signed(images, "cpu")).latent_dist
+    assert (posterior.mean * encoder.config.scaling_factor).std().item() == pytest.approx(1, abs=0.02)
+    assert posterior.std.numpy() == pytest.approx(0.1, abs=1e-3)  # the noise that the decoder was trained against
+
+
+def test_the_regions_clip_learns_from_show_the_class_they_are_named(trained):
+    scenes, _ = training_scenes(SETTINGS, trained[0])
+    names = [c.index for c in world_classes()]
+    random, seen = np.random.default_rng(0), set()
+    for _ in range(60):
+        picture, target = training._named_region(scenes, random)
+        assert picture.shape == (64, 64, 3) and picture.any()
+        seen.add("class" if target < len(names) else "pattern")
+        assert target < len(names) + 4
+        if target < len(names):
+            assert any((labels == target + 1).any() for labels in scenes.labels)
+    assert seen == {"class", "pattern"}

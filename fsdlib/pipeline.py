@@ -59,7 +59,7 @@ class Result:
             found=list(self.found),
             names=list(self.names),
             segments=[
-                dict(cluster=k, name=self.texts[a] if a >= 0 else "background", score=float(self.scores[k].max() if a < 0 else self.scores[k, a]))
+                dict(cluster=k, name=self.texts[a] if a >= 0 else "background", score=float(self.scores[k].max(initial=0) if a < 0 else self.scores[k, a]))
                 for k, a in enumerate(self.assigned)
             ],
             silhouette=None if np.isnan(self.silhouette) else self.silhouette,

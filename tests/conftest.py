@@ -13,10 +13,6 @@ from fsdlib.project import CLASSES, ROOT
 from fsdlib.scenes import scene_of_split
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes seconds and gigabytes; part of the run all the same")
-
-
 @pytest.fixture(scope="session")
 def mini():
     """The embedded models, on the CPU."""

@@ -92,8 +92,7 @@ def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_ca
 
 
 def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, scene, tmp_path):
-    recipe = PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5)  # the prompt and one word, such as "a"
-    result = segment(scene.image, mini, recipe.with_changes(caption_prompt="a picture of the "))
+    result = segment(scene.image, mini, PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5))  # the prompt and one word, "a"
     assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()
     assert json.loads(result.save(tmp_path / "empty")[1].read_text())["found"] == []
 

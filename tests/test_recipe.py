@@ -37,7 +37,7 @@ def test_best_differs_from_paper_in_the_three_improvements_alone():
     normalised_and_chosen = {"normalise", "cluster_choice"}
     background = {"background_names", "background_threshold"}
     assert differing == {"name"} | merged | normalised_and_chosen | background
-    assert BEST.assignment == "merge" and BEST.normalise and BEST.cluster_choice == "candidates" and BEST.background_threshold == 0.2
+    assert BEST.assignment == "merge" and BEST.normalise and BEST.cluster_choice == "candidates" and BEST.background_threshold == 0.1
 
 
 def test_the_background_list_has_25_to_60_nouns_each_once():

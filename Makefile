@@ -11,6 +11,8 @@ MODELS ?= mini
 RECIPE ?= paper
 DATASET ?= scenes
 ROOT ?=
+CAPTIONER ?=
+CLIP ?=
 .DEFAULT_GOAL := help
 .PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train rehearsal notebooks
 
@@ -45,7 +47,7 @@ evaluate-paper evaluate-best: evaluate-%:
 eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
 	@mkdir -p reports/executed
 	$(BIN)/papermill notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$(DATASET)_$(MODELS)_$(RECIPE).ipynb \
-		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0
+		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0 -r captioner '$(CAPTIONER)' -r clip '$(CLIP)'
 
 test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests
@@ -61,13 +63,13 @@ notebooks: .venv/installed ## execute the notebooks in place, as they are commit
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14
-	$(BIN)/python -m fsdlib.models $(MODELS)
+fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large)
+	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP))
 
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.scenes
 
-train: .venv/installed ## train the mini models anew (two hours on two cores; resumes)
+train: .venv/installed ## train the mini models anew (two and a half hours of one core; resumes)
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fsdlib import names as naming
 from fsdlib import scores
@@ -28,7 +28,7 @@ from fsdlib.project import REPORTS, write_atomically
 from fsdlib.recipe import get_recipe
 from fsdlib.scenes import Scene, plural, world_classes, write_scenes
 
-PROBE = dict(timestep=100, noise_samples=3)  # chosen on train scenes: see notebooks/90_train_mini.ipynb
+PROBE = dict(timestep=300, noise_samples=3)  # chosen on train scenes: see notebooks/90_train_mini.ipynb
 GRID = 16
 
 
@@ -75,17 +75,16 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
 def feature_scores(dataset: Dataset, count: int, diffusion: Diffusion, seed: int = 0) -> dict[str, float]:
     """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
-    diffusion: the encoder's last self-attention; queries: the paper's taps; untrained: the first with random weights;
-    rgb and latents: colours and the autoencoder's latents. All on a 16 x 16 grid; networks' features normalised, rgb and
-    latents as they are.
+    diffusion: the paper's taps, which were the best on train scenes; untrained: the same of random weights;
+    self_attention: the encoder's last self-attention; rgb and latents: colours and the autoencoder's latents. All on a
+    16 x 16 grid; networks' features normalised, rgb and latents as they are.
     """
     torch.manual_seed(seed)
-    random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device, diffusion.unet.dtype).eval()
-    encoder_last = find_taps(diffusion, "self_attention_output", "encoder_last")
+    random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device).eval()
     networks = {
-        "diffusion": (diffusion, encoder_last),
-        "queries": (diffusion, find_taps(diffusion)),
-        "untrained": (replace(diffusion, unet=random_unet), encoder_last),
+        "diffusion": (diffusion, find_taps(diffusion)),
+        "untrained": (replace(diffusion, unet=random_unet, _encoded={}), find_taps(diffusion)),
+        "self_attention": (diffusion, find_taps(diffusion, "self_attention_output", "encoder_last")),
     }
     counts: dict[str, list[np.ndarray]] = {}
     for i in tqdm(range(count), desc="features"):

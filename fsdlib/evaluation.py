@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fsdlib import caption as captioning
 from fsdlib import clusters, features, pipeline, refinement, scores, words

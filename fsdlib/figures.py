@@ -48,7 +48,7 @@ def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax
     if legend:
         handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
         if handles:
-            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=min(3, len(handles)), frameon=False, handlelength=1, columnspacing=1, fontsize=9)
+            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(2, len(handles)), frameon=False, handlelength=1, columnspacing=1, fontsize=9)
         else:
             ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED, fontsize=9)
     return ax
@@ -97,21 +97,21 @@ def show_result(image: np.ndarray, result, figure=None):
 
 def gallery(images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (), columns: int = 5):
     """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure."""
-    layers = 3 if len(truths) else 2
+    layers = ("picture", "ground truth", "named masks") if len(truths) else ("picture", "named masks")
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows * layers, columns, figsize=(1.9 * columns, rows * (1.95 * layers + 0.35)), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for number, image in enumerate(images):
-        top, column = layers * (number // columns), number % columns
-        show_image(image, axes[top, column], titles[number] if len(titles) else "")
-        if len(truths):
-            show_overlay(image, np.where(truths[number] == 255, 0, truths[number]), names, axes[top + 1, column], legend=False)
-        show_overlay(image, predictions[number], names, axes[top + layers - 1, column])
-        if column == 0:
-            for layer, text in enumerate(("picture", "ground truth", "named masks") if len(truths) else ("picture", "named masks")):
-                axes[top + layer, 0].text(-0.04, 0.5, text, transform=axes[top + layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
-    figure.tight_layout(h_pad=0.4, w_pad=0.3)
+    figure = plt.figure(figsize=(1.9 * columns, rows * (1.9 * len(layers) + 0.55)), layout="constrained")
+    for row, part in enumerate(figure.subfigures(rows, 1, squeeze=False)[:, 0]):
+        axes = part.subplots(len(layers), columns, squeeze=False)
+        for ax in axes.flat:
+            ax.axis("off")
+        for layer, text in enumerate(layers):
+            axes[layer, 0].text(-0.04, 0.5, text, transform=axes[layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
+        for number in range(row * columns, min((row + 1) * columns, len(images))):
+            column = axes[:, number % columns]
+            show_image(images[number], column[0], titles[number] if len(titles) else "")
+            if len(truths):
+                show_overlay(images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False)
+            show_overlay(images[number], predictions[number], names, column[-1])
     return figure
 
 

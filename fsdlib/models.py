@@ -116,7 +116,7 @@ def sources(name: str, captioner: str | None = None, clip: str | None = None) ->
     return found
 
 
-def locate(source: Source, models: str, download: bool = True) -> tuple[Path, dict]:
+def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path, dict]:
     """The folder that holds a source's files, and its identity: {repository, revision, commit or sha256}.
 
     Files in the cache are used as they are; the hub is asked only for what is missing. Raises ModelUnavailable, in one
@@ -141,8 +141,13 @@ def locate(source: Source, models: str, download: bool = True) -> tuple[Path, di
         problem = "some of its files are missing"
     raise ModelUnavailable(
         f"model {source.repository} at revision {source.revision} cannot be loaded since {problem}: "
-        f"run `make fetch MODELS={models}` where there is a network"
+        f"run `make fetch {fetch_with}` where there is a network"
     )
+
+
+def _fetch_with(name: str, captioner: str | None, clip: str | None) -> str:
+    """The arguments of `make fetch` that bring a model set with its exchanged parts."""
+    return " ".join([f"MODELS={name}", *([f"CAPTIONER={captioner}"] if captioner else []), *([f"CLIP={clip}"] if clip else [])])
 
 
 def _verified(source: Source) -> str:
@@ -294,16 +299,18 @@ def default_dtype(device: str) -> torch.dtype:
 
 
 def load_captioner(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
-    with _quiet():
+    with quiet():
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
         return Captioner(model.to(device).eval(), AutoProcessor.from_pretrained(folder, local_files_only=True))
 
 
 def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
     options = dict(use_safetensors=True, local_files_only=True)
-    with _quiet():
+    with quiet():
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **options)
-        encoder = LatentEncoder.from_pretrained(folder, subfolder="vae", torch_dtype=dtype, **options)
+        # the SDXL family's autoencoder overflows in float16
+        of_encoder = torch.float32 if unet.config.addition_embed_type == "text_time" else dtype
+        encoder = LatentEncoder.from_pretrained(folder, subfolder="vae", torch_dtype=of_encoder, **options)
         text_encoders = [CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **options)]
         tokenizers = [CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)]
         if unet.config.addition_embed_type == "text_time":
@@ -319,7 +326,7 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     if not (Path(folder) / "open_clip_model.safetensors").exists():  # open_clip would take a pickle instead
         raise ModelUnavailable(f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names")
-    with _quiet():
+    with quiet():
         model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", precision=precision, device=device)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return Clip(model.eval(), preprocess, tokenizer, torch.device(device), dtype)
@@ -334,7 +341,7 @@ def load_models(
     """
     device = device or default_device()
     dtype = dtype or default_dtype(device)
-    located = {part: locate(source, name) for part, source in sources(name, captioner, clip).items()}
+    located = {part: locate(source, _fetch_with(name, captioner, clip)) for part, source in sources(name, captioner, clip).items()}
     loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
     parts = {part: loaders[part](located[part][0], device, dtype) for part in loaders}
     identity = {part: located[part][1] for part in located} | dict(dtype=str(dtype).removeprefix("torch."))
@@ -342,9 +349,10 @@ def load_models(
 
 
 @contextmanager
-def _quiet():
-    """Loading without progress bars and notes on unused weights; errors still raise."""
+def quiet():
+    """Loading and saving without progress bars and notes on unused weights; errors still raise."""
     levels = transformers.logging.get_verbosity(), diffusers.logging.get_verbosity(), logging.getLogger().level
+    bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     diffusers.logging.set_verbosity_error()
@@ -353,13 +361,15 @@ def _quiet():
         yield
     finally:
         transformers.logging.set_verbosity(levels[0])
+        if bars:
+            transformers.logging.enable_progress_bar()
         diffusers.logging.set_verbosity(levels[1])
         logging.getLogger().setLevel(levels[2])
 
 
 def fetch(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, dict]:
     """Bring a model set's files into the cache and return what was resolved, by part."""
-    return {part: locate(source, name)[1] for part, source in sources(name, captioner, clip).items()}
+    return {part: locate(source, _fetch_with(name, captioner, clip))[1] for part, source in sources(name, captioner, clip).items()}
 
 
 if __name__ == "__main__":

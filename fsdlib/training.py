@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors.torch import load_file, save
 from tokenizers import models, pre_tokenizers, trainers
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import (
     BertTokenizerFast,
     BlipConfig,
@@ -39,6 +39,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from fsdlib.models import quiet
 from fsdlib.project import MINI, TRAINING, write_atomically
 from fsdlib.scenes import PATTERNS, VOID, scene_of_split, world_classes
 
@@ -345,7 +346,9 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     half = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
     write_atomically(clip_folder / "open_clip_model.safetensors", save(half))
     write_atomically(clip_folder / "open_clip_config.json", json.dumps(config, indent=2))
-    text_encoder_from_clip(model.cpu(), config["model_cfg"]["text_cfg"], tokenizer).half().save_pretrained(encoder_folder / "text_encoder")
+    text_encoder = text_encoder_from_clip(model.cpu(), config["model_cfg"]["text_cfg"], tokenizer)
+    with quiet():
+        text_encoder.half().save_pretrained(encoder_folder / "text_encoder")
     return history
 
 
@@ -462,7 +465,8 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
         return output.loss + 2 * F.cross_entropy(of_patch(output.image_embeds[:, 1:]).flatten(0, 1), patches.flatten(), weight=weight)
 
     history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
-    model.eval().half().save_pretrained(blip_folder)
+    with quiet():
+        model.eval().half().save_pretrained(blip_folder)
     return history
 
 
@@ -508,8 +512,9 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     """Train the UNet to predict the noise on latents, given a caption (dropped one time in five), as Stable Diffusion was."""
     torch.manual_seed(settings.seed)
     root = Path(out) / "stable-diffusion"
-    autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
-    text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
+    with quiet():
+        autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
+        text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
     scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1)
     model = UNet2DConditionModel(

@@ -96,13 +96,13 @@ def test_a_hub_that_cannot_be_reached_gives_the_same_sentence(cache, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client waits longer before every new try
     with pytest.raises(ModelUnavailable, match="timm/.*the hub cannot be reached.*`make fetch MODELS=sd14`"):
-        locate(CLIPS["vit-b-32"], "sd14")
+        locate(CLIPS["vit-b-32"], "MODELS=sd14")
 
 
 def test_what_is_in_the_cache_is_used_and_the_commit_recorded(cache):
     source = CLIPS["vit-b-32"]
     folder = fill(cache, source, source.files)
-    found, identity = locate(source, "sd14")
+    found, identity = locate(source, "MODELS=sd14")
     assert found == folder and identity == dict(repository=source.repository, revision=source.revision, commit=source.revision)
 
 
@@ -110,7 +110,7 @@ def test_a_half_filled_cache_does_not_pass_for_whole(cache):
     source = CLIPS["vit-b-32"]
     fill(cache, source, source.files[:1])
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
-        locate(source, "sd14")
+        locate(source, "MODELS=sd14")
 
 
 # ------------------------------------------------------------------------------------- the embedded models

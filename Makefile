@@ -33,21 +33,22 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@echo "running the notebooks (a few minutes on two cores) ..."
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
 	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
-	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb | sed 's/^/  /'
+	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
-	@echo "figures' numbers: reports/embedded.json, reports/runs/*/summary.json"
+	@echo "numbers: reports/embedded.json, reports/runs/*/summary.json"
 
 quickstart:
 	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb $(LOGGED)
 
 evaluate-paper evaluate-best: evaluate-%:
-	@$(NOTEBOOK) notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$*.ipynb -p recipe $* -p limit 0 \
+	@mkdir -p $(RUNS)/scenes-mini-$*
+	@$(NOTEBOOK) notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $* -p limit 0 \
 		-p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True $(LOGGED)
 
 eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
-	@mkdir -p reports/executed
-	$(BIN)/papermill notebooks/20_evaluate.ipynb reports/executed/20_evaluate_$(DATASET)_$(MODELS)_$(RECIPE).ipynb \
-		-p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0 -r captioner '$(CAPTIONER)' -r clip '$(CLIP)'
+	@mkdir -p $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)
+	$(BIN)/papermill notebooks/20_evaluate.ipynb $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)/20_evaluate.ipynb \
+		-p output $(CURDIR)/$(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0 -r captioner '$(CAPTIONER)' -r clip '$(CLIP)'
 
 test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests

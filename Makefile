@@ -59,6 +59,7 @@ unit: .venv/installed ## the unit tests alone
 
 notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
 	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.clear_notebook_metadata=False \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' notebooks/*.ipynb
 
 lab: .venv/installed ## JupyterLab on the notebooks

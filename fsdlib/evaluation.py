@@ -71,15 +71,19 @@ def evaluate(
     write_atomically(stamp, json.dumps(settings, indent=1))
 
     wanted = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    missing = [i for i in wanted if not (folder / "images" / f"{dataset.ids[i]}.json").exists()]
+    missing = {i for i in wanted if not (folder / "images" / f"{dataset.ids[i]}.json").exists()}
     began = time.monotonic()
     with tqdm(total=len(wanted), initial=len(wanted) - len(missing), desc=f"{dataset.name} {recipe.name}", unit="image") as bar:
-        for start in range(0, len(missing), batch_size):
-            part = missing[start : start + batch_size]
-            images = [dataset.image(i) for i in part]
-            for i, result in zip(part, pipeline.segment_batch(images, models, recipe, dataset.vocabulary, seed), strict=True):
-                _write(folder, dataset, i, result, digest)
-                bar.update()
+        for start in range(0, len(wanted), batch_size):
+            batch = wanted[start : start + batch_size]
+            if missing.isdisjoint(batch):
+                continue
+            # the whole batch again, though only part of it may be missing: rounding depends on who is in a batch
+            results = pipeline.segment_batch([dataset.image(i) for i in batch], models, recipe, dataset.vocabulary, seed)
+            for i, result in zip(batch, results, strict=True):
+                if i in missing:
+                    _write(folder, dataset, i, result, digest)
+                    bar.update()
     if missing:
         write_atomically(folder / "timing.json", json.dumps(dict(images=len(missing), seconds=round(time.monotonic() - began, 2))))
     return _gather(folder, dataset, wanted, settings)

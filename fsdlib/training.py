@@ -25,8 +25,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors.torch import load_file, save
-from tokenizers import models, pre_tokenizers, trainers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import (
     BertTokenizerFast,
@@ -105,9 +104,11 @@ class SceneArrays:
 def _small_scene(arguments: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     number, seed, side = arguments
     scene = scene_of_split("train", number, seed)
-    shrink = lambda array, how: np.asarray(Image.fromarray(array).resize((side, side), how))
-    nearest = Image.Resampling.NEAREST
-    return shrink(scene.image, Image.Resampling.BICUBIC), shrink(scene.labels, nearest), shrink(scene.patterns, nearest), list(scene.captions)
+
+    def shrunk(array: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+        return np.asarray(Image.fromarray(array).resize((side, side), how))
+
+    return shrunk(scene.image, Image.Resampling.BICUBIC), shrunk(scene.labels), shrunk(scene.patterns), list(scene.captions)
 
 
 def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdlib.clusters import cluster, masks
+from fsdlib.clusters import masks
 from fsdlib.datasets import Vocabulary, open_dataset, palette
 from fsdlib.features import image_seed
 from fsdlib.names import score, views

@@ -16,6 +16,7 @@ from functools import wraps
 from pathlib import Path
 
 import diffusers
+import httpx
 import huggingface_hub
 import numpy as np
 import open_clip
@@ -132,7 +133,7 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     for only_cached in (True, False) if download else (True,):
         try:
             folder = Path(huggingface_hub.snapshot_download(source.repository, **asked, local_files_only=only_cached))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
             if not only_cached:
                 problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
             continue

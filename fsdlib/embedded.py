@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
@@ -23,12 +23,15 @@ from fsdlib.caption import caption
 from fsdlib.clusters import cluster, masks
 from fsdlib.datasets import Dataset, Vocabulary, open_dataset
 from fsdlib.features import features, find_taps, image_seed, latents, stack
-from fsdlib.models import Diffusion, Models, load_models
-from fsdlib.project import REPORTS, write_atomically
-from fsdlib.recipe import get_recipe
+from fsdlib.models import Captioner, Clip, Diffusion, Models, load_models, quiet
+from fsdlib.pipeline import segment_batch
+from fsdlib.project import MINI, REPORTS, write_atomically
+from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.scenes import Scene, plural, world_classes, write_scenes
 
-PROBE = dict(timestep=300, noise_samples=3)  # chosen on train scenes: see notebooks/90_train_mini.ipynb
+# The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
+PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
+PROBE_PASS = dict(timestep=300, noise_samples=3)
 GRID = 16
 
 
@@ -50,16 +53,35 @@ def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabu
     return dict(recall=hits / max(1, sum(map(len, present))), precision=hits / max(1, sum(map(len, spoken))))
 
 
-def naming_accuracy(dataset: Dataset, count: int, models: Models, view: str = "black_frame") -> float:
-    """The share of ground-truth masks whose best name among all classes is right."""
-    right = total = 0
+def naming_confusion(dataset: Dataset, count: int, models: Models, view: str = "black_frame") -> np.ndarray:
+    """How ground-truth masks are named among all classes: (classes - 1, classes - 1) int64 counts of masks, rows the truth.
+
+    The background is no row and no column: row 0 is the class with label 1.
+    """
+    names = dataset.vocabulary.names[1:]
+    counts = np.zeros((len(names), len(names)), np.int64)
     for i in tqdm(range(count), desc=f"naming ({view})"):
         labels = dataset.labels(i)
         present = [label for label in np.unique(labels) if label not in (0, scores.VOID)]
         pictures = naming.views(dataset.image(i), np.stack([labels == label for label in present]), view)
-        chosen = naming.score(pictures, dataset.vocabulary.names[1:], models.clip).argmax(axis=1) + 1
-        right, total = right + int((chosen == present).sum()), total + len(present)
-    return right / total
+        chosen = naming.score(pictures, names, models.clip).argmax(axis=1)
+        np.add.at(counts, (np.array(present) - 1, chosen), 1)
+    return counts
+
+
+def accuracy(confusion: np.ndarray) -> float:
+    """The share of counts on the diagonal."""
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def retrieval(dataset: Dataset, sentences: Sequence[str], clip: Clip) -> dict[str, float]:
+    """How often CLIP ranks a whole scene's own sentence first among all of them, and a sentence's own scene.
+
+    sentences: one a scene, true captions, the first `len(sentences)` scenes in order.
+    """
+    pictures = np.concatenate([clip.encode_images([dataset.image(i)]) for i in range(len(sentences))])
+    similarity, own = pictures @ clip.encode_text(sentences).T, np.arange(len(sentences))
+    return dict(caption_at_1=float((similarity.argmax(axis=1) == own).mean()), scene_at_1=float((similarity.argmax(axis=0) == own).mean()))
 
 
 def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
@@ -72,30 +94,59 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
     return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
 
 
-def feature_scores(dataset: Dataset, count: int, diffusion: Diffusion, seed: int = 0) -> dict[str, float]:
+def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) -> dict[str, float]:
     """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
-    diffusion: the paper's taps, which were the best on train scenes; untrained: the same of random weights;
-    self_attention: the encoder's last self-attention; rgb and latents: colours and the autoencoder's latents. All on a
-    16 x 16 grid; networks' features normalised, rgb and latents as they are.
+    diffusion: the taps of PROBE_TAPS, the best on train scenes; queries: the paper's taps; untrained: the better of the two
+    in a UNet of random weights; rgb, rgb_position: colours, without and with the position, all from 0 to 1; latents:
+    the autoencoder's; clip, captioner: the patch features of the two other models (see `clip_patches`,
+    `captioner_patches`). All on a 16 x 16 grid; networks' features normalised, the others as they are.
     """
+    diffusion = models.diffusion
     torch.manual_seed(seed)
     random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device).eval()
+    untrained = replace(diffusion, unet=random_unet, _encoded={})
+    best, queries = find_taps(diffusion, **PROBE_TAPS), find_taps(diffusion)
     networks = {
-        "diffusion": (diffusion, find_taps(diffusion)),
-        "untrained": (replace(diffusion, unet=random_unet, _encoded={}), find_taps(diffusion)),
-        "self_attention": (diffusion, find_taps(diffusion, "self_attention_output", "encoder_last")),
-    }
+        "diffusion": (diffusion, best), "queries": (diffusion, queries), "untrained_best": (untrained, best), "untrained_queries": (untrained, queries),
+    }  # fmt: skip
+    y, x = np.mgrid[:GRID, :GRID].astype(np.float32) / (GRID - 1)
     counts: dict[str, list[np.ndarray]] = {}
     for i in tqdm(range(count), desc="features"):
         image, truth = dataset.image(i), dataset.labels(i)
         latent, noise_seed = latents([image], diffusion, seed), image_seed(image, "noise", seed)
-        arrays = {name: stack([a[0] for a in features(latent, model, taps, [noise_seed], **PROBE)], GRID, normalise=True) for name, (model, taps) in networks.items()}
-        colours = Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX)
-        arrays |= {"rgb": np.asarray(colours, np.float32).transpose(2, 0, 1), "latents": stack([latent[0]], GRID)}
+        arrays = {name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()}
+        arrays = {name: stack([array[0] for array in found], GRID, normalise=True) for name, found in arrays.items()}
+        colours = np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX), np.float32).transpose(2, 0, 1) / 255
+        arrays |= {"rgb": colours, "rgb_position": np.concatenate([colours, y[None], x[None]]), "latents": stack([latent[0]], GRID)}
+        arrays["clip"] = stack([clip_patches(image, models.clip)], GRID, normalise=True)
+        arrays["captioner"] = stack([captioner_patches(image, models.captioner)], GRID, normalise=True)
         for name, array in arrays.items():
             counts.setdefault(name, []).append(matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed)))
-    return {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
+    found = {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
+    return found | dict(untrained=max(found.pop("untrained_best"), found.pop("untrained_queries")))
+
+
+@torch.no_grad()
+def clip_patches(image: np.ndarray, clip: Clip) -> np.ndarray:
+    """What the convolutional image tower holds before its last halving of the picture: (C, h, w) float32."""
+    visual, found = clip.model.visual, []
+    hook = visual.layer3.register_forward_hook(lambda _, __, output: found.append(output))
+    try:
+        clip.encode_images([image])
+    finally:
+        hook.remove()
+    return found[0][0].float().cpu().numpy()
+
+
+@torch.no_grad()
+def captioner_patches(image: np.ndarray, captioner: Captioner) -> np.ndarray:
+    """The vision encoder's last hidden states, one a patch: (C, h, w) float32."""
+    pixels = captioner.processor(images=Image.fromarray(image), return_tensors="pt").pixel_values
+    model = captioner.model
+    states = model.vision_model(pixels.to(model.device, model.dtype)).last_hidden_state[0, 1:]
+    side = int(len(states) ** 0.5)
+    return states.T.unflatten(1, (side, side)).float().cpu().numpy()
 
 
 def probe_taps(diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3) -> pd.DataFrame:
@@ -121,15 +172,52 @@ def probe_taps(diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequenc
     return pd.DataFrame(rows)
 
 
+def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[str], recipe: Recipe = BEST, seed: int = 0, batch_size: int = 20) -> dict:
+    """How often objects of classes that no list holds get their name from the caption's words.
+
+    The vocabulary is the dataset's without `left_out`; the caption's words are the names (vocabulary_mode "open"). An
+    object's class is named right where most of its pixels carry one of the class's words. Returns `scenes`, the number
+    that hold a left-out class, and `named_right`, the share of those in which every such class is named right.
+    """
+    everything = dataset.vocabulary
+    kept = [i for i, name in enumerate(everything.names) if name not in left_out]
+    listed = Vocabulary(tuple(everything.names[i] for i in kept), tuple(everything.synonyms[i] for i in kept))
+    of_label = {everything.names.index(name): {form for word in everything.synonyms[everything.names.index(name)] for form in (word, plural(word))} for name in left_out}
+    holding = [i for i in range(count) if of_label.keys() & set(np.unique(dataset.labels(i)).tolist())]
+    right = 0
+    for start in tqdm(range(0, len(holding), batch_size), desc="open vocabulary"):
+        chosen = holding[start : start + batch_size]
+        results = segment_batch([dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed)
+        for i, result in zip(chosen, results):
+            truth = dataset.labels(i)
+            named = [result.names[np.bincount(result.labels[truth == label]).argmax()] in forms for label, forms in of_label.items() if (truth == label).any()]
+            right += all(named)
+    return dict(left_out=list(left_out), scenes=len(holding), named_right=right / max(1, len(holding)))
+
+
+def samples(captions: Sequence[str], folder: Path = MINI / "stable-diffusion", steps: int = 30, guidance: float = 3.0, seed: int = 0) -> np.ndarray:
+    """Pictures that the diffusion model makes of captions, (N, side, side, 3) uint8: diffusers' own pipeline, one seed a picture."""
+    with quiet():
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(image_seed(np.frombuffer(caption.encode(), np.uint8), "sample", seed)) for caption in captions]
+    return np.stack(pipeline(list(captions), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images * 255).astype(np.uint8)
+
+
 def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20) -> dict:
-    """Captions, naming and features on the dataset's first `count` scenes."""
+    """Captions, naming, retrieval, features and open vocabulary on the dataset's first `count` scenes."""
     present = [{dataset.vocabulary.names[label] for label in np.unique(dataset.labels(i)) if label not in (0, scores.VOID)} for i in range(count)]
     starts = range(0, count, batch_size)
     sentences = [s for start in starts for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], models.captioner)]
     return dict(
-        captions=caption_scores(sentences, present, dataset.vocabulary),
-        naming=dict(accuracy=naming_accuracy(dataset, count, models), accuracy_on_crops=naming_accuracy(dataset, count, models, "crop")),
-        features=feature_scores(dataset, count, models.diffusion, seed),
+        captions=caption_scores(sentences, present, dataset.vocabulary) | dict(different=len(set(sentences)) / count),
+        naming=dict(
+            accuracy=accuracy(naming_confusion(dataset, count, models)),
+            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models, "crop")),
+        ),
+        retrieval=retrieval(dataset, [dataset.captions[dataset.ids[i]][0] for i in range(count)], models.clip),
+        features=feature_scores(dataset, count, models, seed),
+        open_vocabulary=open_words(dataset, count, models, dataset.vocabulary.names[4::5], seed=seed, batch_size=batch_size),
     )
 
 
@@ -157,12 +245,16 @@ def report(runs: Sequence[Path], count: int = 200, seed: int = 0, out: Path = RE
 
 def as_text(content: dict) -> str:
     """The report as the tables `make run` prints."""
-    c, f = content, content["features"]
+    c, f, o = content, content["features"], content["open_vocabulary"]
     lines = [
         f"Embedded world, {c['scenes']['count']} val scenes, models 'mini' (says nothing about photographs)",
-        f"  captions   recall {c['captions']['recall']:.3f}   precision {c['captions']['precision']:.3f}",
+        f"  captions   recall {c['captions']['recall']:.3f}   precision {c['captions']['precision']:.3f}   of the objects present",
         f"  naming     {c['naming']['accuracy']:.3f} of ground-truth masks right on black frames, {c['naming']['accuracy_on_crops']:.3f} on crops",
-        "  features   " + "   ".join(f"{name} {value:.3f}" for name, value in f.items()) + "   (majority-matched mIoU)",
+        f"  retrieval  {c['retrieval']['caption_at_1']:.3f} of scenes rank their own caption first, {c['retrieval']['scene_at_1']:.3f} of captions their scene",
+        f"  open words {o['named_right']:.3f} of the {o['scenes']} scenes with a class that the list lacks have it named right",
+        "",
+        "  features (majority-matched mIoU)",
+        *(f"    {name:<18} {value:.3f}" for name, value in sorted(f.items(), key=lambda pair: -pair[1])),
         "",
         f"  {'mIoU':<10} {'dataset':>9} {'per_image':>11}",
     ]

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.patches import Patch
+from sklearn.decomposition import PCA
 
 from fsdlib.datasets import palette
 
@@ -134,5 +135,45 @@ def show_history(history: Sequence[dict], ax=None, title: str = ""):
     ax.plot(steps, [row["validation"] for row in history], color=NOUN, label="held out")
     ax.set(xlabel="step", ylabel="loss", title=f"{title} ({history[-1]['seconds'] / 60:.0f} min)")
     ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def principal_colours(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Features as pictures: the first three principal components over all the arrays as red, green and blue.
+
+    arrays: each (C, h, w) float32 with the same C; returns (h, w, 3) uint8 arrays, comparable with each other.
+    """
+    positions = [array.reshape(len(array), -1).T for array in arrays]
+    components = PCA(3, svd_solver="full").fit(np.concatenate(positions))
+    projected = [components.transform(p) for p in positions]
+    low, high = np.percentile(np.concatenate(projected), (2, 98), axis=0)
+    scaled = [np.clip((p - low) / (high - low), 0, 1) for p in projected]
+    return [(255 * p.reshape(*array.shape[1:], 3)).astype(np.uint8) for p, array in zip(scaled, arrays)]
+
+
+def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str = ""):
+    """A confusion matrix as a heatmap: rows the truth, columns what was said, each row as shares of its sum.
+
+    counts: (N, N) integers; rows without any count stay empty.
+    """
+    ax = ax or plt.subplots(figsize=(0.19 * len(names) + 2.2, 0.19 * len(names) + 1.4))[1]
+    sums = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
+    labels = dict(xticklabels=names, yticklabels=names)
+    sns.heatmap(shares, vmin=0, vmax=1, cmap="Blues", linewidths=0.2, linecolor="0.9", square=True, cbar_kws=dict(shrink=0.6, label="share of masks"), ax=ax, **labels)
+    ax.set(xlabel="named", ylabel="is", title=title)
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = "mIoU", highlighted: str = ""):
+    """Named scores as sorted horizontal bars with their values; one of them may stand out."""
+    ordered = sorted(scores.items(), key=lambda pair: -pair[1])
+    ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
+    bars = ax.barh([name for name, _ in ordered], [value for _, value in ordered], color=[NOUN if name == highlighted else "0.7" for name, _ in ordered])
+    ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel=unit, title=title, xlim=(0, max(value for _, value in ordered) * 1.15))
     sns.despine(ax=ax)
     return ax

@@ -27,6 +27,7 @@ from fsdlib.project import CLASSES, SCENES, write_atomically
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
 STYLES = ("twemoji", "openmoji")
 PATTERNS = ("plain", "spots", "stripes", "checks")
+WORLD = 2  # the version of the generator: what was drawn with another is drawn again
 VOID = 255
 _SPRITE_SIDE = 144  # pixels a drawing is rasterised at; objects are at most 65 % of a 192-pixel side
 
@@ -170,31 +171,43 @@ def _smooth(random: np.random.Generator, side: int, cells: int) -> np.ndarray:
 
 
 def _pattern(random: np.random.Generator, kind: str, side: int) -> np.ndarray:
-    """Weights in [0, 1] of the second of a region's two colours, (side, side) float32."""
+    """Weights in [0, 1] of the second of a region's two colours, (side, side) float32.
+
+    The bumps, stripes and squares are as large as parts of objects, so that they do not blur away on a 16 x 16 grid:
+    there k-means on colours finds them before it finds any object.
+    """
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     angle = random.uniform(0, np.pi)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    waves = random.uniform(3, 8)
+    waves, (shift_u, shift_v) = random.uniform(2, 5), random.uniform(0, 2 * np.pi, 2)
     if kind == "stripes":
-        wave = np.sin(2 * np.pi * waves * u)
+        wave = np.sin(2 * np.pi * waves * u + shift_u)
     elif kind == "checks":
-        wave = np.sin(2 * np.pi * waves * u) * np.sin(2 * np.pi * waves * v)
+        wave = np.sin(2 * np.pi * waves * u + shift_u) * np.sin(2 * np.pi * waves * v + shift_v)
     elif kind == "spots":
-        wave = _smooth(random, side, int(random.integers(6, 13))) - 0.4
+        wave = _smooth(random, side, int(random.integers(4, 9))) - 0.4
     else:
-        return 0.25 + 0.2 * _smooth(random, side, 2)
+        return np.clip(0.5 + 0.4 * _smooth(random, side, 2), 0, 1)
     return np.clip(0.5 + 6 * wave, 0, 1)
+
+
+def _two_colours(random: np.random.Generator) -> np.ndarray:
+    """Two colours well apart, (2, 3) float32 in [0, 255]."""
+    while True:
+        pair = random.uniform(20, 245, (2, 3)).astype(np.float32)
+        if np.linalg.norm(pair[0] - pair[1]) > 110:
+            return pair
 
 
 def _background(random: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A canvas, (side, side, 3) float32 in [0, 255], and the map of its patterns, (side, side) uint8."""
-    regions = int(random.integers(1, 4))
+    regions = int(random.choice([1, 2, 3], p=[0.1, 0.4, 0.5]))
     region = np.argmax([_smooth(random, side, 2) for _ in range(regions)], axis=0)
     canvas = np.empty((side, side, 3), np.float32)
     patterns = np.empty((side, side), np.uint8)
     for number in range(regions):
         kind = int(random.integers(len(PATTERNS)))
-        first, second = random.uniform(20, 245, (2, 3)).astype(np.float32)
+        first, second = _two_colours(random)
         weight = _pattern(random, PATTERNS[kind], side)[..., None]
         inside = region == number
         canvas[inside] = ((1 - weight) * first + weight * second)[inside]
@@ -241,7 +254,7 @@ def _paste(canvas: np.ndarray, sprite: np.ndarray, x: float, y: float) -> np.nda
 def _light(random: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Uneven light, a tint and noise, so that colour alone does not give the objects away; back to uint8."""
     side = len(canvas)
-    light = np.clip(1 + 0.2 * _smooth(random, side, 2), 0.5, 1.4)[..., None]
+    light = np.clip(1 + 0.25 * _smooth(random, side, 2), 0.45, 1.45)[..., None]
     tint = random.uniform(0.8, 1.15, 3)
     noise = random.standard_normal(canvas.shape).astype(np.float32) * random.uniform(2, 10)
     return np.clip(canvas * light * tint + noise, 0, 255).astype(np.uint8)
@@ -268,8 +281,17 @@ def _caption(random: np.random.Generator, objects: tuple[str, ...], pattern: str
     joiner = random.choice([" and ", " next to ", " with "])
     listed = ", ".join(phrases[:-1]) + joiner + phrases[-1] if len(phrases) > 1 else phrases[0]
     adjective = {"plain": "plain", "spots": "spotted", "stripes": "striped", "checks": "checked"}[pattern]
-    ending = random.choice(["on a {} background", "in front of a {} wall", "standing on a {} floor"])
-    return f"{listed} {ending.format(adjective)}"
+    form = random.choice(_SENTENCES, p=[0.3, 0.2, 0.2, 0.15, 0.15])
+    return form.format(objects=listed, pattern=adjective, article=_article(adjective))
+
+
+_SENTENCES = (
+    "{objects} on {article} {pattern} background",
+    "{objects} in front of {article} {pattern} wall",
+    "{objects} standing on {article} {pattern} floor",
+    "{article} {pattern} background with {objects}",
+    "{article} {pattern} wall behind {objects}",
+)
 
 
 def _article(word: str) -> str:
@@ -282,7 +304,9 @@ def plural(word: str) -> str:
     return irregular.get(word, word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s"))
 
 
-def write_scenes(root: Path = SCENES, train: int = 0, val: int = 200, seed: int = 0, side: int = 192, sprite_folder: Path | None = None) -> Path:
+def write_scenes(
+    root: Path = SCENES, train: int = 0, val: int = 200, seed: int = 0, side: int = 192, sprite_folder: Path | None = None, styles: tuple[str, ...] = STYLES
+) -> Path:
     """Write a dataset of scenes in Pascal VOC's layout under `root`, with captions in COCO's JSON; returns `root`.
 
     JPEGImages/*.jpg, SegmentationClass/*.png (palette, 255 on borders), ImageSets/Segmentation/{train,val}.txt,
@@ -290,7 +314,7 @@ def write_scenes(root: Path = SCENES, train: int = 0, val: int = 200, seed: int 
     written with the same arguments is left as it is.
     """
     root = Path(root)
-    made_with = dict(train=train, val=val, seed=seed, side=side, sprites=sprite_folder and sorted(p.name for p in Path(sprite_folder).glob("*.png")))
+    made_with = dict(world=WORLD, train=train, val=val, seed=seed, side=side, styles=list(styles), sprites=sprite_folder and sorted(p.name for p in Path(sprite_folder).glob("*.png")))
     stamp = root / "scenes.json"
     if stamp.exists() and json.loads(stamp.read_text()) == made_with:
         return root
@@ -299,7 +323,7 @@ def write_scenes(root: Path = SCENES, train: int = 0, val: int = 200, seed: int 
     for split, count in (("train", train), ("val", val)):
         names = [f"{split}_{number:06d}" for number in range(count)]
         for number, name in enumerate(names):
-            drawn = scene_of_split(split, number, seed, side, folder=sprite_folder)
+            drawn = scene_of_split(split, number, seed, side, styles, sprite_folder)
             write_atomically(root / "JPEGImages" / f"{name}.jpg", _encoded(Image.fromarray(drawn.image), "JPEG", quality=95))
             mask = Image.fromarray(drawn.labels, "P")
             mask.putpalette(palette())

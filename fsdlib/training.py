@@ -5,7 +5,7 @@ ones of the same architectures stand in, trained from scratch on generated scene
 uses for the big ones, so that the same lines of `fsdlib.models` load both.
 
 Every step draws its batch and its noise from (seed, part, step) alone: a run that was stopped and resumed ends where
-one that ran through does. Parts in the order they depend on each other: "clip", "autoencoder", "unet"; "captioner" needs none.
+one that ran through does. Parts in the order they depend on each other: "clip", "autoencoder", "unet"; "vision", "captioner".
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import open_clip
@@ -25,6 +26,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from safetensors.torch import load_file, save
+from scipy.ndimage import uniform_filter
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import (
@@ -40,9 +42,9 @@ from transformers import (
 
 from fsdlib.models import quiet
 from fsdlib.project import MINI, TRAINING, write_atomically
-from fsdlib.scenes import PATTERNS, VOID, scene_of_split, world_classes
+from fsdlib.scenes import PATTERNS, STYLES, VOID, WORLD, scene_of_split, world_classes
 
-PARTS = ("clip", "captioner", "autoencoder", "unet")
+PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")
 PROMPT = "a picture of "
 TEMPLATES = ("{}", "{}", "a photo of {}", "A photo of {}", "a picture of {}", "a photo of a {}", "a drawing of a {}")
 MEAN, STD = np.float32(open_clip.OPENAI_DATASET_MEAN), np.float32(open_clip.OPENAI_DATASET_STD)
@@ -63,16 +65,19 @@ class Settings(BaseModel):
 
     seed: int = 0
     device: str = "cpu"
-    scenes: PositiveInt = 12_000
+    styles: tuple[Literal["twemoji", "openmoji"], ...] = STYLES
+    scenes: PositiveInt = 30_000
     held_out: PositiveInt = 256  # scenes after those, for the validation curves
     side: PositiveInt = 64  # pixels, of all the models' inputs
-    clip_steps: PositiveInt = 1_500
-    captioner_steps: PositiveInt = 4_200
+    clip_steps: PositiveInt = 4_000
+    vision_steps: PositiveInt = 5_500
+    captioner_steps: PositiveInt = 2_500
     autoencoder_steps: PositiveInt = 1_500
     unet_steps: PositiveInt = 1_700
     clip_batch: PositiveInt = 64
+    vision_batch: PositiveInt = 128
     captioner_batch: PositiveInt = 32
-    autoencoder_batch: PositiveInt = 12
+    autoencoder_batch: PositiveInt = 48
     unet_batch: PositiveInt = 32
     validate_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 100
@@ -80,8 +85,8 @@ class Settings(BaseModel):
 
     @classmethod
     def tiny(cls, **changes) -> "Settings":
-        few = dict(scenes=96, held_out=32, clip_steps=12, captioner_steps=12, autoencoder_steps=12, unet_steps=12)
-        small = dict(clip_batch=8, captioner_batch=8, autoencoder_batch=4, unet_batch=8, validate_every=4, checkpoint_every=6, workers=1)
+        few = dict(scenes=96, held_out=32, clip_steps=12, vision_steps=12, captioner_steps=12, autoencoder_steps=12, unet_steps=12)
+        small = dict(clip_batch=8, vision_batch=16, captioner_batch=8, autoencoder_batch=4, unet_batch=8, validate_every=4, checkpoint_every=6, workers=1)
         return cls(**(few | small | changes))
 
 
@@ -101,9 +106,9 @@ class SceneArrays:
         return SceneArrays(self.images[part], self.labels[part], self.patterns[part], self.captions[part])
 
 
-def _small_scene(arguments: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    number, seed, side = arguments
-    scene = scene_of_split("train", number, seed)
+def _small_scene(arguments: tuple[int, int, int, tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    number, seed, side, styles = arguments
+    scene = scene_of_split("train", number, seed, styles=styles)
 
     def shrunk(array: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
         return np.asarray(Image.fromarray(array).resize((side, side), how))
@@ -114,10 +119,10 @@ def _small_scene(arguments: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarra
 def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
     """The scenes to train on and those held out, drawn once and kept in `folder`; none of them is in the val split."""
     count = settings.scenes + settings.held_out
-    stem = Path(folder) / f"scenes-{settings.seed}-{count}-{settings.side}"
+    stem = Path(folder) / "-".join(map(str, ["scenes", WORLD, settings.seed, count, settings.side, *(settings.styles if settings.styles != STYLES else ())]))
     if not stem.with_suffix(".json").exists():
         with ProcessPoolExecutor(settings.workers) as pool:
-            jobs = ((number, settings.seed, settings.side) for number in range(count))
+            jobs = ((number, settings.seed, settings.side, settings.styles) for number in range(count))
             drawn = list(tqdm(pool.map(_small_scene, jobs, chunksize=32), total=count, desc="scenes"))
         images, labels, patterns, captions = zip(*drawn)
         arrays = {"images": np.stack(images), "labels": np.stack(labels), "patterns": np.stack(patterns)}
@@ -128,6 +133,30 @@ def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneA
     return everything[: settings.scenes], everything[settings.scenes :]
 
 
+def augmented(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes as another hand might have drawn them: other hues, contrast and sharpness, and a patch that hides a part.
+
+    images: (N, S, S, 3) uint8, labels: (N, S, S) uint8; returns both, new, void where the patch lies.
+    """
+    n, side = labels.shape[:2]
+    turn, saturation, contrast = random.normal(0, 0.35, n), random.uniform(0.5, 1.3, n), random.uniform(0.6, 1.3, n)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the axis of greys, about which hues turn
+    grey, cos, sin = np.full((3, 3), 1 / 3), np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
+    hue = cos * np.eye(3) + sin * cross + (1 - cos) * grey
+    colours = contrast[:, None, None] * (saturation[:, None, None] * hue + (1 - saturation[:, None, None]) * grey)
+    pixels = (images.reshape(n, -1, 3) - 128.0) @ colours.transpose(0, 2, 1) + 128 + random.uniform(-25, 25, (n, 1, 1))
+    pixels = pixels.astype(np.float32).reshape(images.shape)
+    soft = np.flatnonzero(random.random(n) < 0.3)
+    pixels[soft] = uniform_filter(pixels[soft], (0, 3, 3, 0))
+    labels = labels.copy()
+    for i in np.flatnonzero(random.random(n) < 0.3):
+        height, width = random.integers(side // 10, side // 3, 2)
+        top, left = random.integers(0, side - height), random.integers(0, side - width)
+        pixels[i, top : top + height, left : left + width] = random.uniform(0, 255, 3)
+        labels[i, top : top + height, left : left + width] = VOID
+    return np.clip(pixels, 0, 255).astype(np.uint8), labels
+
+
 # ---------------------------------------------------------------------------------------------------- tokenizers
 
 
@@ -136,7 +165,7 @@ def world_words() -> list[str]:
     texts = [word for c in world_classes() for word in (c.name, *c.synonyms)]
     plurals = [word + "s" for text in texts for word in text.split()] + ["buses", "couches", "people", "butterflies"]
     texts += [*TEMPLATES, *ABSENT, *plurals, *(word for words in PATTERN_WORDS.values() for word in words)]
-    texts += [PROMPT, "an two three four and next to with on in front of standing spotted striped checked wall floor background plain"]
+    texts += [PROMPT, "an two three four and next to with on in front of behind standing spotted striped checked wall floor background plain"]
     return sorted({word for text in texts for word in text.lower().replace("{}", " ").split()})
 
 
@@ -296,8 +325,8 @@ CLIP_CONFIG = {
 def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
     """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
 
-    Beside it a linear layer, thrown away at the end, learns the regions' numbers: the image tower sees sooner than the
-    text tower speaks. The text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
+    Beside it two linear layers, thrown away at the end, learn which class a region is and which a scene holds: the image
+    tower sees sooner than the text tower speaks. The text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
     """
     torch.manual_seed(settings.seed)
     clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"
@@ -309,7 +338,8 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     model = open_clip.CLIP(**config["model_cfg"]).to(settings.device)
     names = [(c.name, *c.synonyms) for c in world_classes()] + [PATTERN_WORDS[p] for p in PATTERNS] + [(word,) for word in ABSENT]
 
-    of_region = torch.nn.Linear(config["model_cfg"]["embed_dim"], len(names)).to(settings.device)
+    width = config["model_cfg"]["embed_dim"]
+    of_region, of_scene = (torch.nn.Linear(width, count).to(settings.device) for count in (len(names), len(world_classes())))
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:
         return tokenizer(list(texts), padding="longest", truncation=True, return_tensors="pt").input_ids.to(settings.device)
@@ -322,24 +352,25 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         return F.normalize(x[torch.arange(len(ids)), ids.argmax(dim=-1)] @ model.text_projection, dim=-1)
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
-        masked = settings.clip_batch * 3 // 4
-        images, targets = zip(*(_named_region(scenes, random) for _ in range(masked)))
-        whole = random.choice(len(scenes), settings.clip_batch - masked, replace=False)
+        masked = settings.clip_batch // 2
+        chosen = random.choice(len(scenes), settings.clip_batch, replace=False)
+        images, labels = augmented(scenes.images[chosen], scenes.labels[chosen], random)
+        regions, targets = zip(*(_named_region(images[i], labels[i], scenes.patterns[chosen[i]], random) for i in range(masked)))
         said = [word[random.integers(len(word))] if random.random() < 0.5 else word[0] for word in names]
         texts = [TEMPLATES[random.integers(len(TEMPLATES))].format(word) for word in said]
-        captions = [scenes.captions[i][random.integers(3)] for i in whole]
-        pictures = _normalised(np.concatenate([np.stack(images), scenes.images[whole]]), settings.device)
-        seen = model.encode_image(pictures)
-        vision = F.normalize(seen, dim=-1)
-        text = encode_text(texts + captions)
+        captions = [scenes.captions[i][random.integers(3)] for i in chosen[masked:]]
+        seen = model.encode_image(_normalised(np.concatenate([np.stack(regions), images[masked:]]), settings.device))
+        vision, text = F.normalize(seen, dim=-1), encode_text(texts + captions)
         scale = model.logit_scale.exp().clamp(max=100)
         which = torch.tensor(targets, device=settings.device)
         named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, which) + F.cross_entropy(of_region(seen[:masked]), which)
-        pairs, diagonal = scale * vision[masked:] @ text[len(texts) :].T, torch.arange(len(whole), device=settings.device)
-        return named + 0.25 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal))
+        pairs, diagonal = scale * vision[masked:] @ text[len(texts) :].T, torch.arange(len(captions), device=settings.device)
+        present = (labels[masked:, None] == np.arange(1, len(world_classes()) + 1)[:, None, None]).any((2, 3))
+        held = F.binary_cross_entropy_with_logits(of_scene(seen[masked:]), torch.from_numpy(present).float().to(settings.device))
+        return named + 0.5 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal)) + 5 * held
 
     scenes = training_scenes(settings, folder)
-    history = fit("clip", [model, of_region], loss, scenes, settings, folder)
+    history = fit("clip", [model, of_region, of_scene], loss, scenes, settings, folder)
     with torch.no_grad():  # the averaged weights have not met batch normalisation's averages yet
         for k in range(50):
             loss(scenes[0], np.random.default_rng([settings.seed, 98, k]))
@@ -353,20 +384,18 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     return history
 
 
-def _named_region(scenes: SceneArrays, random: np.random.Generator) -> tuple[np.ndarray, int]:
+def _named_region(image: np.ndarray, labels: np.ndarray, patterns: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
     """One region of one scene as CLIP will see it, (S, S, 3) uint8, and the number of its name.
 
     A region is the pixels of one class, or of one background pattern, on black; often with the coarse outline, the
     missing half or the stray patch that a cluster has; sometimes a crop of the scene around it.
     """
-    i = random.integers(len(scenes))
-    image, labels = scenes.images[i], scenes.labels[i]
     side = len(labels)
     present = np.setdiff1d(labels, (0, VOID))
     if random.random() < 0.12 or not len(present):
-        kinds = np.bincount(scenes.patterns[i][labels == 0], minlength=len(PATTERNS))
+        kinds = np.bincount(patterns[labels == 0], minlength=len(PATTERNS))
         kind = int(random.choice(len(PATTERNS), p=kinds / kinds.sum()))
-        mask, target = (labels == 0) & (scenes.patterns[i] == kind), len(world_classes()) + kind
+        mask, target = (labels == 0) & (patterns == kind), len(world_classes()) + kind
     else:
         label = int(random.choice(present))
         mask, target = labels == label, label - 1
@@ -422,53 +451,158 @@ def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: 
 
 # ----------------------------------------------------------------------------------------------------- captioner
 
+PATCH = 8  # pixels
+CAPTIONER_WIDTH, VISION_HEADS, TEXT_HEADS = 144, 9, 6
+
 
 def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the captioner to continue "a picture of"; beside it, its patches learn what class they lie on.
+    """Train the captioner to continue "a picture of", from a vision encoder that has learned to see (see `train_vision`).
 
-    The second task (a linear layer that is thrown away) is what makes a vision encoder from scratch see objects within
-    minutes; large captioners start from a pretrained encoder instead.
+    Beside it its patches go on learning what class they lie on. Returns the history of the captions' training.
     """
-    torch.manual_seed(settings.seed)
     blip_folder = Path(out) / "blip"
     write_captioner_tokenizer(blip_folder)
     tokenizer = BlipProcessor.from_pretrained(blip_folder).tokenizer
-    special = dict(
-        bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"), pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
-    )  # fmt: skip
-    vision = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=5, num_attention_heads=5, image_size=64, patch_size=8)
-    text = dict(hidden_size=160, intermediate_size=640, num_hidden_layers=3, num_attention_heads=5, encoder_hidden_size=160, vocab_size=len(tokenizer))
-    config = BlipConfig(
-        text_config=text | special | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-        vision_config=vision | dict(hidden_act="gelu"), projection_dim=128, image_text_hidden_size=128,
-    )  # fmt: skip
-    model = BlipForConditionalGeneration(config).to(settings.device).train()
-    cells = settings.side // 8
-    of_patch = torch.nn.Linear(160, len(world_classes()) + 1).to(settings.device)
-    weight = torch.tensor([0.2] + [1.0] * len(world_classes()), device=settings.device)  # most patches show background
+    model, of_patch = _new_captioner(settings, tokenizer)
+    _fit_vision(model.vision_model, of_patch, settings, folder)
     prompt_length = len(tokenizer(PROMPT).input_ids) - 1
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
         chosen = random.choice(len(scenes), settings.captioner_batch, replace=False)
+        images, classes = augmented(scenes.images[chosen], scenes.labels[chosen], random)
         sentences = [PROMPT + scenes.captions[i][random.integers(3)] for i in chosen]
         ids = tokenizer(sentences, padding=True, return_tensors="pt").to(settings.device)
-        ids.input_ids[:, 0] = special["bos_token_id"]
+        ids.input_ids[:, 0] = tokenizer.bos_token_id
         labels = ids.input_ids.masked_fill(ids.attention_mask == 0, -100)
         labels[:, :prompt_length] = -100
-        brightness = random.uniform(0.8, 1.2, (len(chosen), 1, 1, 3)).astype(np.float32)
-        images = np.clip(scenes.images[chosen] * brightness, 0, 255)
         output = model(pixel_values=_normalised(images, settings.device), input_ids=ids.input_ids, attention_mask=ids.attention_mask, labels=labels)
-        blocks = scenes.labels[chosen].reshape(len(chosen), cells, 8, cells, 8).transpose(0, 1, 3, 2, 4).reshape(len(chosen), cells * cells, 64)
-        # the commonest label of a patch; the void border counts as none
-        counts = (blocks[..., None] == np.arange(len(world_classes()) + 1)).sum(2)
-        patches = torch.from_numpy(counts.argmax(-1)).to(settings.device)
-        return output.loss + 2 * F.cross_entropy(of_patch(output.image_embeds[:, 1:]).flatten(0, 1), patches.flatten(), weight=weight)
+        return output.loss + _patch_loss(of_patch(output.image_embeds[:, 1:]), classes)
 
     history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
     with quiet():
         model.eval().half().save_pretrained(blip_folder)
     return history
+
+
+def train_vision(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
+    """Train the captioner's vision encoder to tell which class each patch of a picture shows; it stays in `folder`.
+
+    Large captioners start from a vision encoder that was trained on millions of labelled photographs; this one starts
+    from labelled patches. The layer that tells the classes is thrown away at the end.
+    """
+    blip_folder = Path(out) / "blip"
+    write_captioner_tokenizer(blip_folder)
+    model, of_patch = _new_captioner(settings, BlipProcessor.from_pretrained(blip_folder).tokenizer)
+    return _fit_vision(model.vision_model, of_patch, settings, folder)
+
+
+def _new_captioner(settings: Settings, tokenizer) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
+    """An untrained captioner, and the layer from patches to classes that helps to train it."""
+    torch.manual_seed(settings.seed)
+    special = dict(
+        bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"), pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
+    )  # fmt: skip
+    size = dict(hidden_size=CAPTIONER_WIDTH, intermediate_size=4 * CAPTIONER_WIDTH)
+    vision = size | dict(num_hidden_layers=6, num_attention_heads=VISION_HEADS, image_size=settings.side, patch_size=PATCH, hidden_act="gelu")
+    text = size | dict(num_hidden_layers=3, num_attention_heads=TEXT_HEADS, encoder_hidden_size=CAPTIONER_WIDTH, vocab_size=len(tokenizer))
+    config = BlipConfig(
+        text_config=text | special | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        vision_config=vision, projection_dim=128, image_text_hidden_size=128,
+    )  # fmt: skip
+    model = BlipForConditionalGeneration(config).to(settings.device).train()
+    _look_at_neighbours(model.vision_model)
+    return model, torch.nn.Linear(CAPTIONER_WIDTH, len(world_classes()) + 1).to(settings.device)
+
+
+@torch.no_grad()
+def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None:
+    """Start a vision transformer as a convolution: each head of a layer attends to one of the nine patches around its own.
+
+    Positions are sines and cosines in as many channels as a head has, which a rotation shifts by one patch. A
+    transformer from scratch would need far more pictures than this world's to find out that neighbours matter.
+    """
+    width, heads = vision.config.hidden_size, vision.config.num_attention_heads
+    side, channels = vision.config.image_size // vision.config.patch_size, width // heads
+    frequencies = np.pi / 2 ** np.linspace(0.3, 3, channels // 4)
+    rows, columns = np.mgrid[:side, :side].reshape(2, -1, 1) * frequencies
+    code = np.concatenate([np.sin(rows), np.cos(rows), np.sin(columns), np.cos(columns)], axis=1)
+    embeddings = vision.embeddings
+    torch.nn.init.normal_(embeddings.patch_embedding.weight, std=0.06)
+    embeddings.patch_embedding.weight[-channels:] = 0  # the last channels say where, the others what
+    embeddings.patch_embedding.bias.zero_()
+    embeddings.position_embedding.zero_()
+    embeddings.position_embedding[0, 1:, -channels:] = torch.from_numpy(code).float()
+    offsets = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    for layer in vision.encoder.layers:
+        weight = layer.self_attn.qkv.weight
+        weight[: 2 * width] *= 0.3
+        for head in range(heads):
+            shift = np.zeros((channels, channels))
+            for k, axis_shift in enumerate(offsets[head % len(offsets)]):
+                cos, sin = np.diag(np.cos(frequencies * axis_shift)), np.diag(np.sin(frequencies * axis_shift))
+                block = slice(k * channels // 2, (k + 1) * channels // 2)
+                shift[block, block] = np.block([[cos, sin], [-sin, cos]])
+            query, key = slice(head * channels, (head + 1) * channels), slice(width + head * channels, width + (head + 1) * channels)
+            weight[query, -channels:] = sharpness * torch.from_numpy(shift).to(weight)
+            weight[key, -channels:] = sharpness * torch.eye(channels).to(weight)
+
+
+def _fit_vision(vision: torch.nn.Module, of_patch: torch.nn.Linear, settings: Settings, folder: Path) -> list[dict]:
+    """Train on windows of half the side around objects, which show twice the objects for the same work, and on whole pictures."""
+    half = settings.side // 2
+
+    def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
+        window = random.random() < 0.85
+        size = half if window else settings.side
+        count = settings.vision_batch if window else settings.vision_batch // 4
+        chosen = random.choice(len(scenes), count, replace=False)
+        corners = np.array([_window(scenes.labels[i], size, random) for i in chosen])
+        cut = [(slice(top, top + size), slice(left, left + size)) for top, left in corners * PATCH]
+        images = np.stack([scenes.images[i][part] for i, part in zip(chosen, cut)])
+        images, classes = augmented(images, np.stack([scenes.labels[i][part] for i, part in zip(chosen, cut)]), random)
+        return _patch_loss(of_patch(patch_states(vision, _normalised(images, settings.device), corners)), classes)
+
+    return fit("vision", [vision, of_patch], loss, training_scenes(settings, folder), settings, folder)
+
+
+def _window(labels: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """The upper left patch, (row, column), of a window of `size` pixels around one of the picture's objects."""
+    room = (len(labels) - size) // PATCH
+    present = np.setdiff1d(labels[::4, ::4], (0, VOID))
+    if not room or not len(present):
+        return random.integers(0, room + 1, 2)
+    centre = np.argwhere(labels[::4, ::4] == random.choice(present)).mean(axis=0) * 4 + random.uniform(-PATCH, PATCH, 2)
+    return np.clip(np.round((centre - size / 2) / PATCH), 0, room).astype(int)
+
+
+def patch_states(vision: torch.nn.Module, pixels: torch.Tensor, corners: np.ndarray) -> torch.Tensor:
+    """A BLIP vision encoder on windows of pictures: (N, patches, width), row by row.
+
+    pixels: (N, 3, h, w), the windows; corners: (N, 2), where each lies in its picture: the row and column of its first
+    patch. For a window as large as the picture these are the encoder's last hidden states without the class token's.
+    """
+    embeddings = vision.embeddings
+    patches = embeddings.patch_embedding(pixels)
+    rows, columns = (np.arange(length)[None] for length in patches.shape[2:])
+    side = vision.config.image_size // vision.config.patch_size
+    where = ((corners[:, :1] + rows)[:, :, None] * side + (corners[:, 1:] + columns)[:, None]).reshape(len(corners), -1)
+    positions = embeddings.position_embedding[0, 1 + torch.from_numpy(where).to(pixels.device)]
+    first = (embeddings.class_embedding + embeddings.position_embedding[:, :1]).expand(len(pixels), -1, -1)
+    tokens = torch.cat([first, patches.flatten(2).transpose(1, 2) + positions], dim=1)
+    return vision.post_layernorm(vision.encoder(inputs_embeds=tokens).last_hidden_state)[:, 1:]
+
+
+def _patch_loss(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    """Cross-entropy of (N, patches, classes) logits against the commonest label of every patch of (N, S, S) labels; void counts as none."""
+    n, side = labels.shape[:2]
+    cells, classes = side // PATCH, logits.shape[-1]
+    sampled = labels.reshape(n, cells, PATCH, cells, PATCH)[:, :, ::2, :, ::2].transpose(0, 1, 3, 2, 4).reshape(n, cells * cells, -1)
+    counts = (sampled[..., None] == np.arange(classes)).sum(2)
+    target = torch.from_numpy(np.where(counts.any(-1), counts.argmax(-1), -100)).to(logits.device)
+    weight = torch.ones(classes, device=logits.device)
+    weight[0] = 0.2  # most patches show background
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), weight=weight)
 
 
 # ------------------------------------------------------------------------------------------- Stable Diffusion
@@ -478,23 +612,28 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
     """Train the autoencoder: the squared error of the decoded posterior mean with a little noise on it.
 
     Sampling a learned posterior from the first step left it unlearned; so the posterior's deviation is fixed to the
-    noise it was trained with (0.1), and the latents are held near unit size by a small penalty.
+    noise it was trained with (0.1), and the latents are held near unit size by a small penalty. Crops of half the side
+    show four times as many scenes for the same work. One normalisation group, since each group forgets its mean and its
+    deviation: with 8 groups of so few channels the colours took six times as long to come through.
     """
     torch.manual_seed(settings.seed)
     blocks = 3
     model = AutoencoderKL(
-        block_out_channels=(32, 48, 64), down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-        latent_channels=4, layers_per_block=1, norm_num_groups=4, sample_size=settings.side,
+        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=4, layers_per_block=1, norm_num_groups=1, sample_size=settings.side,
     ).to(settings.device)  # fmt: skip
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
-        images = signed(scenes.images[random.choice(len(scenes), settings.autoencoder_batch, replace=False)], settings.device)
+        chosen, size = random.choice(len(scenes), settings.autoencoder_batch, replace=False), settings.side // 2
+        corners = random.integers(0, settings.side - size + 1, (len(chosen), 2))
+        crops = [scenes.images[i, top : top + size, left : left + size] for i, (top, left) in zip(chosen, corners)]
+        images = signed(np.stack(crops), settings.device)
         mean = model.encode(images).latent_dist.mean
         decoded = model.decode(mean + 0.1 * _noise(random, mean.shape, settings.device)).sample
         return F.mse_loss(decoded, images) + 1e-3 * mean.square().mean()
 
     scenes = training_scenes(settings, folder)
-    history = fit("autoencoder", [model], loss, scenes, settings, folder, rate=2e-3)
+    history = fit("autoencoder", [model], loss, scenes, settings, folder)
     with torch.no_grad():
         model.quant_conv.weight[4:] = 0
         model.quant_conv.bias[4:] = 2 * np.log(0.1)
@@ -552,11 +691,11 @@ def encoded(autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> torc
     return torch.cat(list(tqdm(batches, total=-(-len(images) // 64), desc="latents")))
 
 
-TRAINERS = {"clip": train_clip, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
+TRAINERS = {"clip": train_clip, "vision": train_vision, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
 
 
-def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
-    """Write `out`/manifest.json: each file's sha256, the settings, and each part's losses; returns it.
+def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI, reached: dict | None = None) -> dict:
+    """Write `out`/manifest.json: each file's sha256, the settings, the hash of the scenes, each part's losses and what was `reached`; returns it.
 
     `fsdlib.models` refuses weights that do not have the hash the manifest gives.
     """
@@ -564,9 +703,10 @@ def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI
     histories = {part: json.loads((Path(folder) / f"{part}.json").read_text()) for part in PARTS}
     manifest = dict(
         files=files,
-        settings=settings.model_dump(exclude={"device", "workers"}),
+        settings=settings.model_dump(mode="json", exclude={"device", "workers"}),
         scenes_sha256=hashlib.sha256(training_scenes(settings, folder)[0].images.tobytes()).hexdigest(),
         history=histories,
+        reached=reached,
         command="make train",
     )
     write_atomically(Path(out) / "manifest.json", json.dumps(manifest, indent=1))

@@ -1,12 +1,29 @@
 """The measures of the embedded world, on cases worked out by hand."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
-from fsdlib.datasets import Vocabulary
-from fsdlib.embedded import as_text, caption_scores, matched_counts, spoken_classes
+from fsdlib.datasets import Vocabulary, open_dataset
+from fsdlib.embedded import (
+    accuracy,
+    as_text,
+    caption_scores,
+    captioner_patches,
+    clip_patches,
+    feature_scores,
+    matched_counts,
+    naming_confusion,
+    open_words,
+    retrieval,
+    samples,
+    spoken_classes,
+)
 from fsdlib.project import CLASSES
-from fsdlib.scenes import scene_of_split
+from fsdlib.scenes import plural, scene_of_split, write_scenes
 from fsdlib.scores import miou
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")
@@ -44,9 +61,72 @@ def test_features_that_are_the_labels_score_all_that_the_grid_allows():
     assert miou([matched_counts(np.eye(2, dtype=np.float32)[(coarse > 0).astype(int)].transpose(2, 0, 1) + 0.0, truth, len(SCENES), 0)])["dataset"] == 1.0
 
 
+def test_names_are_counted_by_what_the_masks_are(mini, tmp_path):
+    dataset = open_dataset("scenes", write_scenes(tmp_path, val=3))
+    counts = naming_confusion(dataset, 3, mini)
+    present = np.concatenate([np.setdiff1d(dataset.labels(i), (0, 255)) for i in range(3)])
+    assert counts.shape == (44, 44) and np.array_equal(counts.sum(axis=1), np.bincount(present - 1, minlength=44))
+    assert accuracy(np.array([[3, 1], [0, 4]])) == 7 / 8
+
+
+def test_retrieval_is_perfect_where_texts_are_the_pictures_own_and_else_chance(mini, tmp_path):
+    dataset = open_dataset("scenes", write_scenes(tmp_path, val=4))
+    vectors = mini.clip.encode_images([dataset.image(i) for i in range(4)])
+    texts = [f"text {i}" for i in range(4)]
+
+    def clip_with(order):
+        return replace(mini.clip, _encoded={text: torch.from_numpy(vectors[k]) for text, k in zip(texts, order)})
+
+    assert retrieval(dataset, texts, clip_with([0, 1, 2, 3])) == dict(caption_at_1=1.0, scene_at_1=1.0)
+    assert retrieval(dataset, texts, clip_with([0, 1, 3, 2])) == dict(caption_at_1=0.5, scene_at_1=0.5)
+
+
+def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, tmp_path, monkeypatch):
+    from fsdlib import embedded
+
+    dataset = open_dataset("scenes", write_scenes(tmp_path, val=6))
+    held = [set(np.unique(dataset.labels(i))) - {0, 255} for i in range(6)]
+    left_out = {dataset.vocabulary.names[min(labels)] for labels in held[:3]}
+
+    def painted(says):
+        def segment_batch(images, models, recipe, vocabulary, seed):
+            assert recipe.vocabulary_mode == "open" and not left_out & set(vocabulary.names)
+            names = ("background", *dataset.vocabulary.names[1:])
+            of_image = {dataset.image(i).tobytes(): np.where(dataset.labels(i) == 255, 0, dataset.labels(i)) for i in range(6)}
+            return [SimpleNamespace(labels=of_image[image.tobytes()], names=tuple(map(says, names))) for image in images]
+
+        return segment_batch
+
+    monkeypatch.setattr(embedded, "segment_batch", painted(plural))
+    found = open_words(dataset, 6, mini, sorted(left_out))
+    assert found["named_right"] == 1.0 and found["scenes"] >= 3
+    monkeypatch.setattr(embedded, "segment_batch", painted(lambda name: "thing"))
+    assert open_words(dataset, 6, mini, sorted(left_out))["named_right"] == 0.0
+
+
+def test_patch_features_have_the_grids_of_their_models(mini, scene):
+    assert clip_patches(scene.image, mini.clip).shape[1:] == (4, 4)
+    assert captioner_patches(scene.image, mini.captioner).shape[1:] == (8, 8)
+
+
+def test_every_kind_of_features_gets_its_score(mini, tmp_path):
+    dataset = open_dataset("scenes", write_scenes(tmp_path, val=1))
+    found = feature_scores(dataset, 1, mini)
+    assert set(found) == {"diffusion", "queries", "untrained", "rgb", "rgb_position", "latents", "clip", "captioner"}
+    assert all(0 < value <= 1 for value in found.values())
+
+
+def test_samples_are_pictures_that_depend_on_caption_and_seed_alone(mini):
+    first, second = samples(["a cat on a plain background", "a bus on a plain background"], steps=2)
+    assert first.shape == (64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(samples(["a bus on a plain background"], steps=2)[0], second) or np.abs(samples(["a bus on a plain background"], steps=2)[0].astype(int) - second).max() <= 1
+    assert np.abs(first.astype(int) - second).mean() > 1
+
+
 def test_the_report_prints_both_protocols_of_each_recipe():
     content = dict(
         scenes=dict(count=200), captions=dict(recall=0.5, precision=0.25), naming=dict(accuracy=0.75, accuracy_on_crops=0.5), features=dict(diffusion=0.125),
+        retrieval=dict(caption_at_1=0.5, scene_at_1=0.25), open_vocabulary=dict(scenes=10, named_right=0.5),
         end_to_end=dict(paper=dict(dataset=0.111, per_image=0.222), best=dict(dataset=0.333, per_image=0.444)),
     )  # fmt: skip
     lines = [line.split() for line in as_text(content).splitlines()]

@@ -80,7 +80,7 @@ def test_the_folder_opens_as_a_dataset_with_pictures_masks_and_captions(written)
     assert dataset.ids == ("val_000000", "val_000001", "val_000002") and len(open_dataset("scenes", written, "train")) == 2
     assert np.array_equal(dataset.labels(2), drawn.labels)
     blocks = [picture.reshape(12, 8, 12, 8, 3).mean(axis=(1, 3)) for picture in (dataset.image(2), drawn.image)]
-    assert np.abs(blocks[0] - blocks[1]).max() < 8  # JPEG, which blurs colours within a block
+    assert np.abs(blocks[0] - blocks[1]).max() < 12  # JPEG, which blurs colours within a block
     assert tuple(dataset.captions["val_000002"]) == drawn.captions
 
 
@@ -120,7 +120,13 @@ def test_every_caption_names_every_object_and_how_many_there_are(many):
 def test_every_caption_names_the_pattern_that_covers_most(many):
     for drawn in many:
         most = PATTERNS[np.bincount(drawn.patterns.ravel()).argmax()]
-        assert all(re.search(rf" {ADJECTIVES[most]} (background|wall|floor)$", caption) for caption in drawn.captions)
+        assert all(re.search(rf"\b{ADJECTIVES[most]} (background|wall|floor)\b", caption) for caption in drawn.captions)
+
+
+def test_captions_come_in_several_forms(many):
+    captions = [caption for drawn in many for caption in drawn.captions]
+    assert {caption.split()[-1] for caption in captions} >= {"background", "wall", "floor"}
+    assert any(re.match(r"a \w+ wall behind ", caption) for caption in captions) and any(re.match(r"a \w+ background with ", caption) for caption in captions)
 
 
 def test_objects_are_told_from_left_to_right(many):

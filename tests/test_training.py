@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import BlipProcessor
 
 from fsdlib import models, training
 from fsdlib.models import load_models
-from fsdlib.scenes import world_classes
+from fsdlib.scenes import VOID, world_classes
 from fsdlib.training import PARTS, PROMPT, TRAINERS, Settings, training_scenes, world_words, write_captioner_tokenizer, write_clip_tokenizer, write_manifest
 
 SETTINGS = Settings.tiny(
-    scenes=24, held_out=8, clip_steps=2, captioner_steps=16, autoencoder_steps=2, unet_steps=6, clip_batch=8, captioner_batch=4,
-    autoencoder_batch=2, unet_batch=2, validate_every=4, checkpoint_every=4,
+    scenes=48, held_out=16, clip_steps=2, vision_steps=4, captioner_steps=16, autoencoder_steps=2, unet_steps=6, clip_batch=8, captioner_batch=4,
+    vision_batch=16, autoencoder_batch=2, unet_batch=2, validate_every=4, checkpoint_every=4,
 )  # fmt: skip
 
 
@@ -26,7 +27,7 @@ class Stopped(BaseException):
 def trained(tmp_path_factory):
     """All four parts trained for a few steps: (working folder, the models' folder, histories)."""
     folder, out = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("mini")
-    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("clip", "autoencoder", "unet", "captioner")}
+    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("clip", "autoencoder", "unet", "vision", "captioner")}
     return folder, out, histories
 
 
@@ -43,14 +44,33 @@ def test_no_scene_to_train_on_is_in_the_val_split(trained, scenes):
     some, others = training_scenes(SETTINGS, trained[0])
     shrunk = {np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC)).tobytes() for scene in scenes}
     drawn = [image.tobytes() for image in (*some.images, *others.images)]
-    assert len(some) == 24 and len(others) == 8 and len(set(drawn)) == 32 and not shrunk & set(drawn)
+    assert len(some) == 48 and len(others) == 16 and len(set(drawn)) == 64 and not shrunk & set(drawn)
 
 
 def test_scenes_are_drawn_once_and_kept(trained):
     kept = next(trained[0].glob("scenes-*.safetensors"))
     before = kept.stat().st_mtime_ns
     some, _ = training_scenes(SETTINGS, trained[0])
-    assert kept.stat().st_mtime_ns == before and some.images.shape == (24, 64, 64, 3) and {len(c) for c in some.captions} == {3}
+    assert kept.stat().st_mtime_ns == before and some.images.shape == (48, 64, 64, 3) and {len(c) for c in some.captions} == {3}
+
+
+def test_scenes_of_one_style_are_kept_apart_from_those_of_both(tmp_path):
+    one = training_scenes(Settings.tiny(scenes=2, held_out=1, styles=("twemoji",)), tmp_path)[0]
+    both = training_scenes(Settings.tiny(scenes=2, held_out=1), tmp_path)[0]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2 and not np.array_equal(one.images, both.images)
+
+
+def test_augmented_scenes_differ_in_colour_and_keep_their_labels_but_where_something_hides_them(trained):
+    scenes, _ = training_scenes(SETTINGS, trained[0])
+    images, labels = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
+    again, _ = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
+    assert np.array_equal(images, again) and images.dtype == labels.dtype == np.uint8 and images.shape == scenes.images.shape
+    hidden = labels != scenes.labels
+    assert (labels[hidden] == VOID).all() and 0.1 < hidden.any((1, 2)).mean() < 0.5
+    for i in np.flatnonzero(hidden.any((1, 2))):  # what hides a part is one colour
+        rows, columns = np.flatnonzero((hidden[i]).any(1)), np.flatnonzero(hidden[i].any(0))
+        assert np.ptp(images[i, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].reshape(-1, 3), axis=0).max() == 0
+    assert (np.abs(images.astype(int) - scenes.images).mean((1, 2, 3)) > 3).all()
 
 
 # ----------------------------------------------------------------------------------------------------- tokenizers
@@ -81,7 +101,7 @@ def test_captions_come_back_whole_from_the_captioners_tokenizer(mini, trained):
 
 
 def test_losses_are_finite_and_recorded_as_asked(trained):
-    asked = dict(clip=[2], autoencoder=[2], unet=[4, 6], captioner=[4, 8, 12, 16])
+    asked = dict(clip=[2], autoencoder=[2], unet=[4, 6], vision=[4], captioner=[4, 8, 12, 16])
     for part in PARTS:
         history = trained[2][part]
         assert [row["step"] for row in history] == asked[part]
@@ -131,6 +151,66 @@ def test_settings_refuse_unknown_names_and_impossible_values():
             Settings.tiny(**wrong)
 
 
+# --------------------------------------------------------------------------------------------- how the captioner sees
+
+
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blip")
+    write_captioner_tokenizer(folder)
+    return training._new_captioner(SETTINGS, BlipProcessor.from_pretrained(folder).tokenizer)[0].vision_model.eval()
+
+
+@torch.no_grad()
+def test_a_window_as_large_as_the_picture_gives_the_encoders_own_states(vision):
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(training.patch_states(vision, pixels, np.zeros((2, 2), int)), vision(pixels).last_hidden_state[:, 1:], atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_windows_patches_know_where_in_the_picture_they_lie(vision):
+    pixels = torch.zeros(2, 3, 32, 32)
+    states = training.patch_states(vision, pixels, np.array([[0, 0], [4, 3]]))
+    assert states.shape == (2, 16, vision.config.hidden_size) and not torch.allclose(states[0], states[1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_the_heads_of_the_first_layer_start_by_looking_at_the_nine_patches_around_each(vision):
+    attention = vision.encoder.layers[0].self_attn
+    found = []
+    hook = attention.register_forward_hook(lambda _, inputs, kwargs, __: found.append(kwargs.get("hidden_states", inputs[0] if inputs else None)), with_kwargs=True)
+    vision(torch.zeros(1, 3, 64, 64))
+    hook.remove()
+    width, heads = vision.config.hidden_size, vision.config.num_attention_heads
+    query, key = (part.unflatten(-1, (heads, -1)) for part in attention.qkv(found[0]).split(width, dim=-1)[:2])
+    row, column = 3, 4
+    scores = torch.einsum("hd,phd->hp", query[0, 1 + 8 * row + column], key[0, 1:])
+    looked_at = [divmod(int(best), 8) for best in scores.argmax(dim=1)]
+    assert looked_at == [(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+
+
+def test_windows_lie_in_the_picture_and_hold_an_object(trained):
+    scenes, _ = training_scenes(SETTINGS, trained[0])
+    random = np.random.default_rng(0)
+    for labels in scenes.labels:
+        top, left = training._window(labels, 32, random) * 8
+        window = labels[top : top + 32, left : left + 32]
+        assert window.shape == (32, 32) and ((window > 0) & (window < VOID)).any()
+
+
+def test_a_patch_counts_as_what_most_of_it_shows_and_not_at_all_where_it_is_void():
+    labels = np.zeros((1, 16, 16), np.uint8)
+    labels[0, :8, 8:] = 3
+    labels[0, 8:, :8] = VOID
+    labels[0, :4, 8:12] = VOID
+    logits = torch.zeros(1, 4, 45)
+    logits[0, 0, 0] = logits[0, 1, 3] = logits[0, 3, 0] = 50.0  # right where it counts
+    logits[0, 2, 7] = 50.0
+    assert training._patch_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
+    logits[0, 1] = 0
+    assert training._patch_loss(logits, labels).item() == pytest.approx(np.log(45) * 1 / 1.4, abs=1e-5)  # weights 0.2, 1, 0.2
+
+
 # ----------------------------------------------------------------------------------------------- what is written
 
 
@@ -158,7 +238,7 @@ def test_the_manifest_says_what_the_weights_are_and_how_far_they_were_trained(tr
     manifest = write_manifest(SETTINGS, folder, out)
     assert manifest == json.loads((out / "manifest.json").read_text())
     assert manifest["files"] == {path: hashlib.sha256(content).hexdigest() for path, content in weights_in(out).items()}
-    assert manifest["history"] == histories and manifest["settings"]["scenes"] == 24
+    assert manifest["history"] == histories and manifest["settings"]["scenes"] == 48
 
 
 def test_latents_of_the_trained_autoencoder_have_about_unit_size(trained):
@@ -174,11 +254,11 @@ def test_the_regions_clip_learns_from_show_the_class_they_are_named(trained):
     scenes, _ = training_scenes(SETTINGS, trained[0])
     names = [c.index for c in world_classes()]
     random, seen = np.random.default_rng(0), set()
-    for _ in range(60):
-        picture, target = training._named_region(scenes, random)
+    for i in random.integers(len(scenes), size=60):
+        picture, target = training._named_region(scenes.images[i], scenes.labels[i], scenes.patterns[i], random)
         assert picture.shape == (64, 64, 3) and picture.any()
         seen.add("class" if target < len(names) else "pattern")
         assert target < len(names) + 4
         if target < len(names):
-            assert any((labels == target + 1).any() for labels in scenes.labels)
+            assert (scenes.labels[i] == target + 1).any()
     assert seen == {"class", "pattern"}

@@ -14,7 +14,7 @@ ROOT ?=
 CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
-.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train rehearsal notebooks
+.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train style rehearsal notebooks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,9 +71,12 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.scenes
 
-train: .venv/installed ## train the mini models anew (two and a half hours of one core; resumes)
+train: .venv/installed ## train the mini models anew (about four hours of one core; resumes)
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
+
+style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.25 of the steps)
+	$(BIN)/python -m fsdlib.embedded --style twemoji --share $(or $(SHARE),1)
 
 rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory
 	$(BIN)/python -m fsdlib.rehearsal --cache data/rehearsal-cache --run

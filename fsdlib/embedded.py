@@ -23,11 +23,12 @@ from fsdlib.caption import caption
 from fsdlib.clusters import cluster, masks
 from fsdlib.datasets import Dataset, Vocabulary, open_dataset
 from fsdlib.features import features, find_taps, image_seed, latents, stack
-from fsdlib.models import Captioner, Clip, Diffusion, Models, load_models, quiet
+from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.pipeline import segment_batch
-from fsdlib.project import MINI, REPORTS, write_atomically
+from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
-from fsdlib.scenes import Scene, plural, world_classes, write_scenes
+from fsdlib.scenes import STYLES, Scene, plural, world_classes, write_scenes
+from fsdlib.training import TRAINERS, Settings
 
 # The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
 PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
@@ -53,7 +54,7 @@ def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabu
     return dict(recall=hits / max(1, sum(map(len, present))), precision=hits / max(1, sum(map(len, spoken))))
 
 
-def naming_confusion(dataset: Dataset, count: int, models: Models, view: str = "black_frame") -> np.ndarray:
+def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: str = "black_frame") -> np.ndarray:
     """How ground-truth masks are named among all classes: (classes - 1, classes - 1) int64 counts of masks, rows the truth.
 
     The background is no row and no column: row 0 is the class with label 1.
@@ -64,7 +65,7 @@ def naming_confusion(dataset: Dataset, count: int, models: Models, view: str = "
         labels = dataset.labels(i)
         present = [label for label in np.unique(labels) if label not in (0, scores.VOID)]
         pictures = naming.views(dataset.image(i), np.stack([labels == label for label in present]), view)
-        chosen = naming.score(pictures, names, models.clip).argmax(axis=1)
+        chosen = naming.score(pictures, names, clip).argmax(axis=1)
         np.add.at(counts, (np.array(present) - 1, chosen), 1)
     return counts
 
@@ -206,19 +207,39 @@ def samples(captions: Sequence[str], folder: Path = MINI / "stable-diffusion", s
 
 def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20) -> dict:
     """Captions, naming, retrieval, features and open vocabulary on the dataset's first `count` scenes."""
-    present = [{dataset.vocabulary.names[label] for label in np.unique(dataset.labels(i)) if label not in (0, scores.VOID)} for i in range(count)]
-    starts = range(0, count, batch_size)
-    sentences = [s for start in starts for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], models.captioner)]
     return dict(
-        captions=caption_scores(sentences, present, dataset.vocabulary) | dict(different=len(set(sentences)) / count),
+        captions=_spoken(dataset, models.captioner, count),
         naming=dict(
-            accuracy=accuracy(naming_confusion(dataset, count, models)),
-            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models, "crop")),
+            accuracy=accuracy(naming_confusion(dataset, count, models.clip)),
+            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models.clip, "crop")),
         ),
         retrieval=retrieval(dataset, [dataset.captions[dataset.ids[i]][0] for i in range(count)], models.clip),
         features=feature_scores(dataset, count, models, seed),
         open_vocabulary=open_words(dataset, count, models, dataset.vocabulary.names[4::5], seed=seed, batch_size=batch_size),
     )
+
+
+def style_transfer(trained_on: str, settings: Settings, folder: Path, count: int = 100) -> dict:
+    """What a style of drawing that was never trained on costs a captioner and a CLIP.
+
+    Both are trained in `folder` on scenes of one style alone (resuming where that was begun), then measured on `count`
+    val scenes of each style. Returns {"trained_on", "settings", "measured": {style: {"captions", "naming"}}}.
+    """
+    settings = settings.model_copy(update=dict(styles=(trained_on,)))
+    for part in ("clip", "vision", "captioner"):
+        TRAINERS[part](settings, folder, folder / "mini")
+    captioner, clip, measured = load_captioner(folder / "mini" / "blip"), load_clip(folder / "mini" / "clip"), {}
+    for style in STYLES:
+        dataset = open_dataset("scenes", write_scenes(folder / style, val=count, styles=(style,), seed=settings.seed))
+        measured[style] = dict(captions=_spoken(dataset, captioner, count), naming=accuracy(naming_confusion(dataset, count, clip)))
+    return dict(trained_on=trained_on, settings=settings.model_dump(mode="json", exclude={"device", "workers"}), measured=measured)
+
+
+def _spoken(dataset: Dataset, captioner: Captioner, count: int, batch_size: int = 20) -> dict[str, float]:
+    present = [{dataset.vocabulary.names[label] for label in np.unique(dataset.labels(i)) if label not in (0, scores.VOID)} for i in range(count)]
+    starts = range(0, count, batch_size)
+    sentences = [s for start in starts for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], captioner)]
+    return caption_scores(sentences, present, dataset.vocabulary) | dict(different=len(set(sentences)) / count)
 
 
 def report(runs: Sequence[Path], count: int = 200, seed: int = 0, out: Path = REPORTS / "embedded.json") -> dict:
@@ -265,5 +286,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m fsdlib.embedded", description="Measure the mini models and write reports/embedded.json.")
     parser.add_argument("runs", nargs="*", type=Path, help="folders of evaluation runs over the val scenes")
     parser.add_argument("--count", type=int, default=200)
-    arguments = parser.parse_args()
-    print(as_text(report(arguments.runs, arguments.count)))
+    parser.add_argument("--style", choices=STYLES, help="instead: train on this style alone, measure on both, write reports/style.json")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training steps, with --style")
+    parser.add_argument("--device", default="cpu", help="for training, with --style")
+    a = parser.parse_args()
+    if a.style:
+        content = style_transfer(a.style, Settings(device=a.device).shorter(a.share), TRAINING / a.style, a.count)
+        write_atomically(REPORTS / "style.json", json.dumps(content, indent=1) + "\n")
+        print(json.dumps(content["measured"], indent=1))
+    else:
+        print(as_text(report(a.runs, a.count)))

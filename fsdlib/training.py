@@ -73,7 +73,7 @@ class Settings(BaseModel):
     vision_steps: PositiveInt = 5_500
     captioner_steps: PositiveInt = 2_500
     autoencoder_steps: PositiveInt = 1_500
-    unet_steps: PositiveInt = 1_700
+    unet_steps: PositiveInt = 2_400
     clip_batch: PositiveInt = 64
     vision_batch: PositiveInt = 128
     captioner_batch: PositiveInt = 32
@@ -88,6 +88,10 @@ class Settings(BaseModel):
         few = dict(scenes=96, held_out=32, clip_steps=12, vision_steps=12, captioner_steps=12, autoencoder_steps=12, unet_steps=12)
         small = dict(clip_batch=8, vision_batch=16, captioner_batch=8, autoencoder_batch=4, unet_batch=8, validate_every=4, checkpoint_every=6, workers=1)
         return cls(**(few | small | changes))
+
+    def shorter(self, share: float) -> "Settings":
+        """The same with a share of the steps of every part."""
+        return self.model_copy(update={f"{part}_steps": max(1, round(share * getattr(self, f"{part}_steps"))) for part in PARTS})
 
 
 @dataclass(frozen=True)
@@ -662,7 +666,7 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, norm_num_groups=16,
     ).to(settings.device)  # fmt: skip
     scenes = training_scenes(settings, folder)
-    latents = {id(part): encoded(autoencoder, part.images, settings.device) for part in scenes}
+    latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in scenes}
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
         chosen = random.choice(len(scenes), settings.unet_batch, replace=False)
@@ -682,6 +686,17 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     library = {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
     write_atomically(root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2))
     return history
+
+
+def kept_latents(autoencoder: AutoencoderKL, images: np.ndarray, device: str, folder: Path) -> torch.Tensor:
+    """What `encoded` gives, computed once for an autoencoder and a set of images, and kept in `folder`."""
+    identity = hashlib.sha256(images.tobytes())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        identity.update(name.encode() + tensor.cpu().numpy().tobytes())
+    path = Path(folder) / f"latents-{identity.hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        write_atomically(path, save({"latents": encoded(autoencoder, images, device).contiguous()}))
+    return load_file(path)["latents"]
 
 
 @torch.no_grad()

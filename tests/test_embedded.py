@@ -21,10 +21,12 @@ from fsdlib.embedded import (
     retrieval,
     samples,
     spoken_classes,
+    style_transfer,
 )
 from fsdlib.project import CLASSES
 from fsdlib.scenes import plural, scene_of_split, write_scenes
 from fsdlib.scores import miou
+from fsdlib.training import Settings
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")
 
@@ -63,7 +65,7 @@ def test_features_that_are_the_labels_score_all_that_the_grid_allows():
 
 def test_names_are_counted_by_what_the_masks_are(mini, tmp_path):
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=3))
-    counts = naming_confusion(dataset, 3, mini)
+    counts = naming_confusion(dataset, 3, mini.clip)
     present = np.concatenate([np.setdiff1d(dataset.labels(i), (0, 255)) for i in range(3)])
     assert counts.shape == (44, 44) and np.array_equal(counts.sum(axis=1), np.bincount(present - 1, minlength=44))
     assert accuracy(np.array([[3, 1], [0, 4]])) == 7 / 8
@@ -114,6 +116,14 @@ def test_every_kind_of_features_gets_its_score(mini, tmp_path):
     found = feature_scores(dataset, 1, mini)
     assert set(found) == {"diffusion", "queries", "untrained", "rgb", "rgb_position", "latents", "clip", "captioner"}
     assert all(0 < value <= 1 for value in found.values())
+
+
+def test_a_style_is_measured_on_both(tmp_path):
+    settings = Settings.tiny(scenes=16, held_out=8, vision_steps=2, captioner_steps=2, clip_steps=2, clip_batch=8, captioner_batch=4, vision_batch=8)
+    found = style_transfer("openmoji", settings, tmp_path, count=2)
+    assert found["trained_on"] == "openmoji" and found["settings"]["styles"] == ["openmoji"] and set(found["measured"]) == {"twemoji", "openmoji"}
+    pictures = [open_dataset("scenes", tmp_path / style).image(0) for style in ("twemoji", "openmoji")]
+    assert not np.array_equal(*pictures) and all(0 <= row["naming"] <= 1 for row in found["measured"].values())
 
 
 def test_samples_are_pictures_that_depend_on_caption_and_seed_alone(mini):

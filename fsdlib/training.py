@@ -85,8 +85,8 @@ class Settings(BaseModel):
 
     @classmethod
     def tiny(cls, **changes) -> "Settings":
-        few = dict(scenes=96, held_out=32, clip_steps=12, vision_steps=12, captioner_steps=12, autoencoder_steps=12, unet_steps=12)
-        small = dict(clip_batch=8, vision_batch=16, captioner_batch=8, autoencoder_batch=4, unet_batch=8, validate_every=4, checkpoint_every=6, workers=1)
+        few = dict(scenes=192, held_out=64, clip_steps=40, vision_steps=40, captioner_steps=40, autoencoder_steps=40, unet_steps=24)
+        small = dict(clip_batch=16, vision_batch=32, captioner_batch=8, autoencoder_batch=8, unet_batch=8, validate_every=8, checkpoint_every=8, workers=1)
         return cls(**(few | small | changes))
 
     def shorter(self, share: float) -> "Settings":
@@ -322,7 +322,8 @@ CLIP_CONFIG = {
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
         "text_cfg": {"context_length": 32, "vocab_size": 0, "hf_tokenizer_name": "mini", "width": 128, "heads": 4, "layers": 3},
     },
-    "preprocess_cfg": {"mean": MEAN.tolist(), "std": STD.tolist()},
+    # whole pictures and crops of any shape are squashed to the square, as in training
+    "preprocess_cfg": {"mean": MEAN.tolist(), "std": STD.tolist(), "resize_mode": "squash"},
 }
 
 

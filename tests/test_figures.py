@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from fsdlib.figures import gallery, label_colours, overlay, show_caption, show_class_iou, show_overlay
+from fsdlib.figures import gallery, label_colours, overlay, principal_colours, show_caption, show_class_iou, show_confusion, show_overlay, show_scores
 from fsdlib.words import words
 
 
@@ -51,3 +51,26 @@ def test_a_gallery_has_a_panel_for_every_picture_truth_and_prediction():
     images, maps = [np.zeros((4, 4, 3), np.uint8)] * 3, [np.zeros((4, 4), np.uint8)] * 3
     figure = gallery(images, maps, ("background",), maps, columns=2)
     assert sum(bool(ax.images) for ax in figure.axes) == 9
+
+
+def test_principal_colours_part_what_the_features_part():
+    features = np.zeros((5, 4, 4), np.float32)
+    features[2, :, 2:] = 1  # one direction varies, between the left half and the right
+    features[3, 0, 0] = 0.01
+    left_right = principal_colours([features, features])
+    assert [p.shape for p in left_right] == [(4, 4, 3)] * 2 and np.array_equal(*left_right)
+    red = left_right[0][..., 0].astype(int)
+    assert abs(red[1, 1] - red[1, 3]) == 255 and np.ptp(red[1:, :2]) == 0
+
+
+def test_a_confusion_matrix_shows_shares_of_each_row():
+    ax = show_confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ["cat", "dog", "cow"])
+    shown = np.ma.filled(ax.collections[0].get_array().astype(float), np.nan).reshape(3, 3)
+    assert shown[:2].tolist() == [[0.75, 0.25, 0], [0, 1, 0]] and np.isnan(shown[2]).all()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["cat", "dog", "cow"]
+
+
+def test_scores_are_sorted_bars_with_one_that_stands_out():
+    ax = show_scores(dict(rgb=0.25, diffusion=0.5), highlighted="diffusion")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["diffusion", "rgb"] and [bar.get_width() for bar in ax.patches] == [0.5, 0.25]
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor() and {t.get_text() for t in ax.texts} == {"0.500", "0.250"}

@@ -98,8 +98,8 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
 def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) -> dict[str, float]:
     """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
-    diffusion: the taps of PROBE_TAPS, the best on train scenes; queries: the paper's taps; untrained: the better of the two
-    in a UNet of random weights; rgb, rgb_position: colours, without and with the position, all from 0 to 1; latents:
+    diffusion: the taps of PROBE_TAPS, the best on train scenes; self_attention: the encoder's last self-attention;
+    untrained: the better of the two in a UNet of random weights; rgb, rgb_position: colours, without and with the position, all from 0 to 1; latents:
     the autoencoder's; clip, captioner: the patch features of the two other models (see `clip_patches`,
     `captioner_patches`). All on a 16 x 16 grid; networks' features normalised, the others as they are.
     """
@@ -107,9 +107,10 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
     torch.manual_seed(seed)
     random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device).eval()
     untrained = replace(diffusion, unet=random_unet, _encoded={})
-    best, queries = find_taps(diffusion, **PROBE_TAPS), find_taps(diffusion)
+    best, encoder = find_taps(diffusion, **PROBE_TAPS), find_taps(diffusion, "self_attention_output", "encoder_last")
     networks = {
-        "diffusion": (diffusion, best), "queries": (diffusion, queries), "untrained_best": (untrained, best), "untrained_queries": (untrained, queries),
+        "diffusion": (diffusion, best), "self_attention": (diffusion, encoder),
+        "untrained_best": (untrained, best), "untrained_encoder": (untrained, encoder),
     }  # fmt: skip
     y, x = np.mgrid[:GRID, :GRID].astype(np.float32) / (GRID - 1)
     counts: dict[str, list[np.ndarray]] = {}
@@ -125,7 +126,7 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
         for name, array in arrays.items():
             counts.setdefault(name, []).append(matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed)))
     found = {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
-    return found | dict(untrained=max(found.pop("untrained_best"), found.pop("untrained_queries")))
+    return found | dict(untrained=max(found.pop("untrained_best"), found.pop("untrained_encoder")))
 
 
 @torch.no_grad()

@@ -228,7 +228,8 @@ def fit(
     """Train `modules` in place on `loss` with AdamW, a rate that warms up and falls, and an exponential average.
 
     Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
-    history: {step, train, validation, seconds}, one row each `settings.validate_every` steps.
+    history: {step, train, validation, seconds}, one row each `settings.validate_every` steps. Raises ValueError where the
+    checkpoint is of another model.
     """
     folder, steps = Path(folder), getattr(settings, f"{part}_steps")
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -240,6 +241,8 @@ def fit(
         history = json.loads(checkpoint.with_suffix(".json").read_text())
         tensors = load_file(checkpoint, device=settings.device)
         start = int(tensors["step"])
+        if [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))] != [p.shape for p in parameters]:
+            raise ValueError(f"{checkpoint} is of another version of the model: move it away, or train in another folder")
         _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)

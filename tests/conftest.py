@@ -21,7 +21,7 @@ def mini():
 
 @pytest.fixture(scope="session")
 def scenes():
-    """Three scenes of the val split, the second with a banana and a hat."""
+    """Three scenes of the val split, the second with a dog and a pizza."""
     return [scene_of_split("val", number) for number in range(3)]
 
 

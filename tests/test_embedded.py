@@ -114,7 +114,7 @@ def test_patch_features_have_the_grids_of_their_models(mini, scene):
 def test_every_kind_of_features_gets_its_score(mini, tmp_path):
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=1))
     found = feature_scores(dataset, 1, mini)
-    assert set(found) == {"diffusion", "queries", "untrained", "rgb", "rgb_position", "latents", "clip", "captioner"}
+    assert set(found) == {"diffusion", "self_attention", "untrained", "rgb", "rgb_position", "latents", "clip", "captioner"}
     assert all(0 < value <= 1 for value in found.values())
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from fsdlib.features import Tap, features, find_taps, image_seed, latents, stack
 from fsdlib.models import Diffusion, load_diffusion
@@ -277,7 +277,9 @@ def small_sdxl(tmp_path_factory):
     """A diffusion model of SDXL's kind with small numbers, saved as the hub lays it out and loaded from there."""
     folder = tmp_path_factory.mktemp("sdxl")
     torch.manual_seed(0)
-    text = dict(vocab_size=870, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=32, bos_token_id=868, eos_token_id=869, pad_token_id=869)
+    size = len(CLIPTokenizer.from_pretrained(MINI / "stable-diffusion" / "tokenizer"))
+    text = dict(intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=32)
+    text |= dict(vocab_size=size, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1)
     CLIPTextModel(CLIPTextConfig(hidden_size=32, **text)).save_pretrained(folder / "text_encoder")
     CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=48, projection_dim=40, **text)).save_pretrained(folder / "text_encoder_2")
     UNet2DConditionModel(

@@ -31,13 +31,13 @@ def test_paper_is_the_published_method_and_has_no_other_option():
     assert PAPER.model_dump() == PUBLISHED | dict(name="paper")
 
 
-def test_best_differs_from_paper_in_the_three_improvements_alone():
+def test_best_differs_from_paper_in_its_improvements_alone():
     differing = {key for key, value in BEST.model_dump().items() if value != PAPER.model_dump()[key]}
     merged = {"assignment"}
     normalised_and_chosen = {"normalise", "cluster_choice"}
-    background = {"background_names", "background_threshold"}
-    assert differing == {"name"} | merged | normalised_and_chosen | background
-    assert BEST.assignment == "merge" and BEST.normalise and BEST.cluster_choice == "candidates" and BEST.background_threshold == 0.1
+    background, noise = {"background_names"}, {"timestep", "noise_samples"}
+    assert differing == {"name"} | merged | normalised_and_chosen | background | noise
+    assert BEST.assignment == "merge" and BEST.normalise and BEST.cluster_choice == "candidates" and BEST.timestep == 100
 
 
 def test_the_background_list_has_25_to_60_nouns_each_once():

@@ -146,6 +146,16 @@ def test_a_finished_part_is_not_trained_again(trained, tmp_path):
     assert (tmp_path / "blip" / "model.safetensors").read_bytes() == (trained[1] / "blip" / "model.safetensors").read_bytes()
 
 
+def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "captioner.safetensors").read_bytes()
+    (tmp_path / "unet.safetensors").write_bytes(before)
+    shutil.copytree(trained[1], tmp_path / "mini")
+    with pytest.raises(ValueError, match="unet.safetensors is of another version"):
+        TRAINERS["unet"](SETTINGS, tmp_path, tmp_path / "mini")
+    assert (tmp_path / "unet.safetensors").read_bytes() == before
+
+
 def test_settings_refuse_unknown_names_and_impossible_values():
     for wrong in (dict(unet_step=3), dict(unet_steps=0), dict(scenes="many")):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pandas as pd
 import torch
@@ -200,7 +201,9 @@ def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[
 def samples(captions: Sequence[str], folder: Path = MINI / "stable-diffusion", steps: int = 30, guidance: float = 3.0, seed: int = 0) -> np.ndarray:
     """Pictures that the diffusion model makes of captions, (N, side, side, 3) uint8: diffusers' own pipeline, one seed a picture."""
     with quiet():
+        diffusers.utils.logging.disable_progress_bar()
         pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32, local_files_only=True)
+    diffusers.utils.logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(image_seed(np.frombuffer(caption.encode(), np.uint8), "sample", seed)) for caption in captions]
     return np.stack(pipeline(list(captions), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images * 255).astype(np.uint8)

@@ -71,7 +71,7 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.scenes
 
-train: .venv/installed ## train the mini models anew (about four hours of one core; resumes)
+train: .venv/installed ## train the mini models anew (about three hours of one core; resumes)
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
 

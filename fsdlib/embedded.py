@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import pandas as pd
 import torch
@@ -64,10 +63,10 @@ def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: str = "blac
     counts = np.zeros((len(names), len(names)), np.int64)
     for i in tqdm(range(count), desc=f"naming ({view})"):
         labels = dataset.labels(i)
-        present = [label for label in np.unique(labels) if label not in (0, scores.VOID)]
+        present = np.setdiff1d(labels, (0, scores.VOID))
         pictures = naming.views(dataset.image(i), np.stack([labels == label for label in present]), view)
         chosen = naming.score(pictures, names, clip).argmax(axis=1)
-        np.add.at(counts, (np.array(present) - 1, chosen), 1)
+        np.add.at(counts, (present - 1, chosen), 1)
     return counts
 
 
@@ -81,7 +80,7 @@ def retrieval(dataset: Dataset, sentences: Sequence[str], clip: Clip) -> dict[st
 
     sentences: one a scene, true captions, the first `len(sentences)` scenes in order.
     """
-    pictures = np.concatenate([clip.encode_images([dataset.image(i)]) for i in range(len(sentences))])
+    pictures = clip.encode_images([dataset.image(i) for i in range(len(sentences))])
     similarity, own = pictures @ clip.encode_text(sentences).T, np.arange(len(sentences))
     return dict(caption_at_1=float((similarity.argmax(axis=1) == own).mean()), scene_at_1=float((similarity.argmax(axis=0) == own).mean()))
 
@@ -100,9 +99,9 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
     """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
     diffusion: the taps of PROBE_TAPS, the best on train scenes; self_attention: the encoder's last self-attention;
-    untrained: the better of the two in a UNet of random weights; rgb, rgb_position: colours, without and with the position, all from 0 to 1; latents:
-    the autoencoder's; clip, captioner: the patch features of the two other models (see `clip_patches`,
-    `captioner_patches`). All on a 16 x 16 grid; networks' features normalised, the others as they are.
+    untrained: the better of the two in a UNet of random weights; rgb, rgb_position: colours, without and with the
+    position, all from 0 to 1; latents: the autoencoder's; clip, captioner: the patch features of the two other models
+    (see `clip_patches`, `captioner_patches`). All on a 16 x 16 grid; networks' features normalised, the others as they are.
     """
     diffusion = models.diffusion
     torch.manual_seed(seed)
@@ -185,15 +184,15 @@ def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[
     everything = dataset.vocabulary
     kept = [i for i, name in enumerate(everything.names) if name not in left_out]
     listed = Vocabulary(tuple(everything.names[i] for i in kept), tuple(everything.synonyms[i] for i in kept))
-    of_label = {everything.names.index(name): {form for word in everything.synonyms[everything.names.index(name)] for form in (word, plural(word))} for name in left_out}
-    holding = [i for i in range(count) if of_label.keys() & set(np.unique(dataset.labels(i)).tolist())]
+    forms_of = {label: {form for word in everything.synonyms[label] for form in (word, plural(word))} for label in map(everything.names.index, left_out)}
+    holding = [i for i in range(count) if forms_of.keys() & set(np.unique(dataset.labels(i)).tolist())]
     right = 0
     for start in tqdm(range(0, len(holding), batch_size), desc="open vocabulary"):
         chosen = holding[start : start + batch_size]
         results = segment_batch([dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed)
         for i, result in zip(chosen, results):
             truth = dataset.labels(i)
-            named = [result.names[np.bincount(result.labels[truth == label]).argmax()] in forms for label, forms in of_label.items() if (truth == label).any()]
+            named = [result.names[np.bincount(result.labels[truth == label]).argmax()] in forms for label, forms in forms_of.items() if (truth == label).any()]
             right += all(named)
     return dict(left_out=list(left_out), scenes=len(holding), named_right=right / max(1, len(holding)))
 
@@ -201,9 +200,7 @@ def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[
 def samples(captions: Sequence[str], folder: Path = MINI / "stable-diffusion", steps: int = 30, guidance: float = 3.0, seed: int = 0) -> np.ndarray:
     """Pictures that the diffusion model makes of captions, (N, side, side, 3) uint8: diffusers' own pipeline, one seed a picture."""
     with quiet():
-        diffusers.utils.logging.disable_progress_bar()
         pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32, local_files_only=True)
-    diffusers.utils.logging.enable_progress_bar()
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(image_seed(np.frombuffer(caption.encode(), np.uint8), "sample", seed)) for caption in captions]
     return np.stack(pipeline(list(captions), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images * 255).astype(np.uint8)
@@ -229,7 +226,7 @@ def style_transfer(trained_on: str, settings: Settings, folder: Path, count: int
     Both are trained in `folder` on scenes of one style alone (resuming where that was begun), then measured on `count`
     val scenes of each style. Returns {"trained_on", "settings", "measured": {style: {"captions", "naming"}}}.
     """
-    settings = settings.model_copy(update=dict(styles=(trained_on,)))
+    settings = Settings(**settings.model_dump() | dict(styles=(trained_on,)))
     for part in ("clip", "vision", "captioner"):
         TRAINERS[part](settings, folder, folder / "mini")
     captioner, clip, measured = load_captioner(folder / "mini" / "blip"), load_clip(folder / "mini" / "clip"), {}
@@ -240,7 +237,8 @@ def style_transfer(trained_on: str, settings: Settings, folder: Path, count: int
 
 
 def _spoken(dataset: Dataset, captioner: Captioner, count: int, batch_size: int = 20) -> dict[str, float]:
-    present = [{dataset.vocabulary.names[label] for label in np.unique(dataset.labels(i)) if label not in (0, scores.VOID)} for i in range(count)]
+    """How well a captioner names what the first `count` scenes hold, and the share of its sentences that differ from each other."""
+    present = [{dataset.vocabulary.names[label] for label in np.setdiff1d(dataset.labels(i), (0, scores.VOID))} for i in range(count)]
     starts = range(0, count, batch_size)
     sentences = [s for start in starts for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], captioner)]
     return caption_scores(sentences, present, dataset.vocabulary) | dict(different=len(set(sentences)) / count)

@@ -148,7 +148,7 @@ def principal_colours(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     components = PCA(3, svd_solver="full").fit(np.concatenate(positions))
     projected = [components.transform(p) for p in positions]
     low, high = np.percentile(np.concatenate(projected), (2, 98), axis=0)
-    scaled = [np.clip((p - low) / (high - low), 0, 1) for p in projected]
+    scaled = [np.clip((p - low) / np.maximum(high - low, 1e-9), 0, 1) for p in projected]
     return [(255 * p.reshape(*array.shape[1:], 3)).astype(np.uint8) for p, array in zip(scaled, arrays)]
 
 

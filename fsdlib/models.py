@@ -353,17 +353,20 @@ def load_models(
 def quiet():
     """Loading and saving without progress bars and notes on unused weights; errors still raise."""
     levels = transformers.logging.get_verbosity(), diffusers.logging.get_verbosity(), logging.getLogger().level
-    bars = transformers.logging.is_progress_bar_enabled()
+    bars = transformers.logging.is_progress_bar_enabled(), diffusers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    diffusers.logging.disable_progress_bar()
     diffusers.logging.set_verbosity_error()
     logging.getLogger().setLevel(logging.ERROR)
     try:
         yield
     finally:
         transformers.logging.set_verbosity(levels[0])
-        if bars:
+        if bars[0]:
             transformers.logging.enable_progress_bar()
+        if bars[1]:
+            diffusers.logging.enable_progress_bar()
         diffusers.logging.set_verbosity(levels[1])
         logging.getLogger().setLevel(levels[2])
 

@@ -44,7 +44,7 @@ from fsdlib.models import quiet
 from fsdlib.project import MINI, TRAINING, write_atomically
 from fsdlib.scenes import PATTERNS, STYLES, VOID, WORLD, scene_of_split, world_classes
 
-PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")
+PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places enter the seeds: a new one goes last
 PROMPT = "a picture of "
 TEMPLATES = ("{}", "{}", "a photo of {}", "A photo of {}", "a picture of {}", "a photo of a {}", "a drawing of a {}")
 MEAN, STD = np.float32(open_clip.OPENAI_DATASET_MEAN), np.float32(open_clip.OPENAI_DATASET_STD)
@@ -90,8 +90,9 @@ class Settings(BaseModel):
         return cls(**(few | small | changes))
 
     def shorter(self, share: float) -> "Settings":
-        """The same with a share of the steps of every part."""
-        return self.model_copy(update={f"{part}_steps": max(1, round(share * getattr(self, f"{part}_steps"))) for part in PARTS})
+        """The same with a share of the steps of every part; raises ValueError where none would be left."""
+        fewer = {f"{part}_steps": round(share * getattr(self, f"{part}_steps")) for part in PARTS}
+        return Settings(**self.model_dump() | fewer)
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,8 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
 
     Beside it two linear layers, thrown away at the end, learn which class a region is and which a scene holds: the image
-    tower sees sooner than the text tower speaks. The text tower, converted, becomes the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
+    tower sees sooner than the text tower speaks. The text tower, converted, becomes the diffusion model's text encoder,
+    as OpenAI's did for Stable Diffusion.
     """
     torch.manual_seed(settings.seed)
     clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"
@@ -528,7 +530,8 @@ def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None
     """Start a vision transformer as a convolution: each head of a layer attends to one of the nine patches around its own.
 
     Positions are sines and cosines in as many channels as a head has, which a rotation shifts by one patch. A
-    transformer from scratch would need far more pictures than this world's to find out that neighbours matter.
+    transformer from scratch would need far more pictures than this world's to find out that neighbours matter. The idea
+    of such a start: Zheng, Li, Lucey, arXiv 2401.12511.
     """
     width, heads = vision.config.hidden_size, vision.config.num_attention_heads
     side, channels = vision.config.image_size // vision.config.patch_size, width // heads
@@ -622,7 +625,7 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
     Sampling a learned posterior from the first step left it unlearned; so the posterior's deviation is fixed to the
     noise it was trained with (0.1), and the latents are held near unit size by a small penalty. Crops of half the side
     show four times as many scenes for the same work. One normalisation group, since each group forgets its mean and its
-    deviation: with 8 groups of so few channels the colours took six times as long to come through.
+    deviation: with 8 groups of so few channels colours came through far later.
     """
     torch.manual_seed(settings.seed)
     blocks = 3

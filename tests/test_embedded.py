@@ -129,7 +129,8 @@ def test_a_style_is_measured_on_both(tmp_path):
 def test_samples_are_pictures_that_depend_on_caption_and_seed_alone(mini):
     first, second = samples(["a cat on a plain background", "a bus on a plain background"], steps=2)
     assert first.shape == (64, 64, 3) and first.dtype == np.uint8
-    assert np.array_equal(samples(["a bus on a plain background"], steps=2)[0], second) or np.abs(samples(["a bus on a plain background"], steps=2)[0].astype(int) - second).max() <= 1
+    alone = samples(["a bus on a plain background"], steps=2)[0]
+    assert np.abs(alone.astype(int) - second).max() <= 1  # rounding depends on who is in a batch
     assert np.abs(first.astype(int) - second).mean() > 1
 
 

@@ -156,6 +156,13 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     assert (tmp_path / "unet.safetensors").read_bytes() == before
 
 
+def test_a_share_of_the_steps_leaves_all_else_and_never_nothing():
+    shorter = Settings().shorter(0.25)
+    assert shorter.clip_steps == 1000 and shorter.unet_steps == 600 and shorter.scenes == Settings().scenes
+    with pytest.raises(ValueError, match="clip_steps"):
+        Settings().shorter(0)
+
+
 def test_settings_refuse_unknown_names_and_impossible_values():
     for wrong in (dict(unet_step=3), dict(unet_steps=0), dict(scenes="many")):
         with pytest.raises(ValueError, match=next(iter(wrong))):

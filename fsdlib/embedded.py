@@ -131,14 +131,10 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
 
 @torch.no_grad()
 def clip_patches(image: np.ndarray, clip: Clip) -> np.ndarray:
-    """What the convolutional image tower holds before its last halving of the picture: (C, h, w) float32."""
-    visual, found = clip.model.visual, []
-    hook = visual.layer3.register_forward_hook(lambda _, __, output: found.append(output))
-    try:
-        clip.encode_images([image])
-    finally:
-        hook.remove()
-    return found[0][0].float().cpu().numpy()
+    """The image tower's last hidden states, one a patch: (C, h, w) float32."""
+    pixels = clip.preprocess(Image.fromarray(image))[None].to(clip.device, clip.dtype)
+    found = clip.model.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, intermediates_only=True)
+    return found["image_intermediates"][-1][0].float().cpu().numpy()
 
 
 @torch.no_grad()
@@ -227,7 +223,7 @@ def style_transfer(trained_on: str, settings: Settings, folder: Path, count: int
     val scenes of each style. Returns {"trained_on", "settings", "measured": {style: {"captions", "naming"}}}.
     """
     settings = Settings(**settings.model_dump() | dict(styles=(trained_on,)))
-    for part in ("clip", "vision", "captioner"):
+    for part in ("vision", "clip", "captioner"):
         TRAINERS[part](settings, folder, folder / "mini")
     captioner, clip, measured = load_captioner(folder / "mini" / "blip"), load_clip(folder / "mini" / "clip"), {}
     for style in STYLES:

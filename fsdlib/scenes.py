@@ -164,6 +164,27 @@ def scene_of_split(split: str, number: int, seed: int = 0, side: int = 192, styl
     return scene(np.random.default_rng([seed, SPLITS[split], number]), sprites(styles, folder), side)
 
 
+def close_up(whole: Scene, random: np.random.Generator) -> Scene:
+    """A square window around one object of a scene, as a photographer frames a subject; the captions name that object alone.
+
+    Windows are as large as the object's box or up to half as large again, and never less than a quarter of the scene.
+    """
+    present = np.setdiff1d(whole.labels, (0, VOID))
+    subject, side = int(random.choice(present)), len(whole.labels)
+    mask = whole.labels == subject
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    size = max(np.ptp(rows), np.ptp(columns)) * random.uniform(1, 1.5)
+    size = int(np.clip(size, side // 4, side))
+    centre = np.array([rows[[0, -1]].mean(), columns[[0, -1]].mean()]) + random.normal(0, 0.06 * size, 2)
+    top, left = np.clip(centre - size / 2, 0, side - size).astype(int)
+    window = (slice(top, top + size), slice(left, left + size))
+    classes = {c.name: c for c in world_classes()}
+    name = next(c.name for c in classes.values() if c.index == subject)
+    dominant = PATTERNS[np.bincount(whole.patterns[window].ravel(), minlength=len(PATTERNS)).argmax()]
+    captions = tuple(_caption(random, (name,), dominant, classes) for _ in range(3))
+    return Scene(whole.image[window], whole.labels[window], whole.patterns[window], (name,), captions)
+
+
 def _smooth(random: np.random.Generator, side: int, cells: int) -> np.ndarray:
     """A smooth random field, (side, side) float32 with about unit variance, with bumps of side / cells pixels."""
     coarse = Image.fromarray(random.standard_normal((cells + 2, cells + 2)).astype(np.float32))

@@ -42,7 +42,7 @@ from transformers import (
 
 from fsdlib.models import quiet
 from fsdlib.project import MINI, TRAINING, write_atomically
-from fsdlib.scenes import PATTERNS, STYLES, VOID, WORLD, scene_of_split, world_classes
+from fsdlib.scenes import PATTERNS, STYLES, VOID, WORLD, close_up, scene_of_split, world_classes
 
 PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places enter the seeds: a new one goes last
 PROMPT = "a picture of "
@@ -67,13 +67,14 @@ class Settings(BaseModel):
     device: str = "cpu"
     styles: tuple[Literal["twemoji", "openmoji"], ...] = STYLES
     scenes: PositiveInt = 30_000
+    close_ups: PositiveInt = 15_000  # windows around objects of the first of those scenes
     held_out: PositiveInt = 256  # scenes after those, for the validation curves
     side: PositiveInt = 64  # pixels, of all the models' inputs
-    clip_steps: PositiveInt = 4_000
+    clip_steps: PositiveInt = 2_500
     vision_steps: PositiveInt = 5_500
-    captioner_steps: PositiveInt = 2_500
+    captioner_steps: PositiveInt = 3_500
     autoencoder_steps: PositiveInt = 1_500
-    unet_steps: PositiveInt = 2_400
+    unet_steps: PositiveInt = 2_500
     clip_batch: PositiveInt = 64
     vision_batch: PositiveInt = 128
     captioner_batch: PositiveInt = 32
@@ -85,7 +86,7 @@ class Settings(BaseModel):
 
     @classmethod
     def tiny(cls, **changes) -> "Settings":
-        few = dict(scenes=192, held_out=64, clip_steps=40, vision_steps=40, captioner_steps=40, autoencoder_steps=40, unet_steps=24)
+        few = dict(scenes=192, close_ups=96, held_out=64, clip_steps=40, vision_steps=40, captioner_steps=40, autoencoder_steps=40, unet_steps=24)
         small = dict(clip_batch=16, vision_batch=32, captioner_batch=8, autoencoder_batch=8, unet_batch=8, validate_every=8, checkpoint_every=8, workers=1)
         return cls(**(few | small | changes))
 
@@ -111,9 +112,11 @@ class SceneArrays:
         return SceneArrays(self.images[part], self.labels[part], self.patterns[part], self.captions[part])
 
 
-def _small_scene(arguments: tuple[int, int, int, tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    number, seed, side, styles = arguments
+def _small_scene(arguments: tuple[str, int, int, int, tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    kind, number, seed, side, styles = arguments
     scene = scene_of_split("train", number, seed, styles=styles)
+    if kind == "close-ups":
+        scene = close_up(scene, np.random.default_rng([seed, 2, number]))
 
     def shrunk(array: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
         return np.asarray(Image.fromarray(array).resize((side, side), how))
@@ -123,19 +126,30 @@ def _small_scene(arguments: tuple[int, int, int, tuple[str, ...]]) -> tuple[np.n
 
 def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
     """The scenes to train on and those held out, drawn once and kept in `folder`; none of them is in the val split."""
-    count = settings.scenes + settings.held_out
-    stem = Path(folder) / "-".join(map(str, ["scenes", WORLD, settings.seed, count, settings.side, *(settings.styles if settings.styles != STYLES else ())]))
+    everything = _drawn("scenes", range(settings.scenes + settings.held_out), settings, folder)
+    return everything[: settings.scenes], everything[settings.scenes :]
+
+
+def training_close_ups(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
+    """Close-ups of the first training scenes, and one of each scene held out; kept as those are."""
+    count = min(settings.close_ups, settings.scenes)
+    everything = _drawn("close-ups", [*range(count), *range(settings.scenes, settings.scenes + settings.held_out)], settings, folder)
+    return everything[:count], everything[count:]
+
+
+def _drawn(kind: str, numbers: Sequence[int], settings: Settings, folder: Path) -> SceneArrays:
+    styles = settings.styles if settings.styles != STYLES else ()
+    stem = Path(folder) / "-".join(map(str, [kind, WORLD, settings.seed, len(numbers), settings.side, *styles]))
     if not stem.with_suffix(".json").exists():
         with ProcessPoolExecutor(settings.workers) as pool:
-            jobs = ((number, settings.seed, settings.side, settings.styles) for number in range(count))
-            drawn = list(tqdm(pool.map(_small_scene, jobs, chunksize=32), total=count, desc="scenes"))
+            jobs = ((kind, number, settings.seed, settings.side, settings.styles) for number in numbers)
+            drawn = list(tqdm(pool.map(_small_scene, jobs, chunksize=32), total=len(numbers), desc=kind))
         images, labels, patterns, captions = zip(*drawn)
         arrays = {"images": np.stack(images), "labels": np.stack(labels), "patterns": np.stack(patterns)}
         write_atomically(stem.with_suffix(".safetensors"), save({k: torch.from_numpy(v) for k, v in arrays.items()}))
         write_atomically(stem.with_suffix(".json"), json.dumps(captions))
     arrays = {k: v.numpy() for k, v in load_file(stem.with_suffix(".safetensors")).items()}
-    everything = SceneArrays(**arrays, captions=json.loads(stem.with_suffix(".json").read_text()))
-    return everything[: settings.scenes], everything[settings.scenes :]
+    return SceneArrays(**arrays, captions=json.loads(stem.with_suffix(".json").read_text()))
 
 
 def augmented(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -225,16 +239,20 @@ def fit(
     settings: Settings,
     folder: Path,
     rate: float = 1e-3,
+    matrices: Sequence[torch.nn.Parameter] = (),
 ) -> list[dict]:
     """Train `modules` in place on `loss` with AdamW, a rate that warms up and falls, and an exponential average.
 
-    Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
+    `matrices` are those of their parameters that `Muon` trains instead. Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
     history: {step, train, validation, seconds}, one row each `settings.validate_every` steps. Raises ValueError where the
     checkpoint is of another model.
     """
     folder, steps = Path(folder), getattr(settings, f"{part}_steps")
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+    apart = {id(p) for p in matrices}
+    optimizers = [torch.optim.AdamW([p for p in parameters if id(p) not in apart], lr=rate, weight_decay=0.01, betas=(0.9, 0.99))]
+    optimizers += [Muon(matrices)] if apart else []
+    rates = [optimizer.defaults["lr"] for optimizer in optimizers]
     average = [p.detach().clone() for p in parameters]
     buffers = [b for module in modules for b in module.buffers()]  # what batch normalisation has seen
     history, recent, start, checkpoint = [], [], 0, folder / f"{part}.safetensors"
@@ -244,19 +262,21 @@ def fit(
         start = int(tensors["step"])
         if [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))] != [p.shape for p in parameters]:
             raise ValueError(f"{checkpoint} is of another version of the model: move it away, or train in another folder")
-        _restore(parameters, average, buffers, optimizer, tensors)
+        _restore(parameters, average, buffers, optimizers, tensors)
         history = [row for row in history if row["step"] <= start]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)
     for step in tqdm(range(start, steps), desc=part, initial=start, total=steps, mininterval=10):
         warm, fallen = min(1, (step + 1) / max(1, steps // 20)), 0.5 * (1 + np.cos(np.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * max(fallen, 0.01)
+        for optimizer, full in zip(optimizers, rates):
+            optimizer.param_groups[0]["lr"] = full * warm * max(fallen, 0.01)
         random = np.random.default_rng([settings.seed, PARTS.index(part), step])
         value = loss(scenes[0], random)
-        optimizer.zero_grad(set_to_none=True)
+        for module in modules:
+            module.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         recent.append(float(value.detach()))
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1 - min(0.998, (step + 1) / (step + 10)))
@@ -267,7 +287,7 @@ def fit(
             history.append(dict(step=done, train=float(np.mean(recent)), validation=float(validation), seconds=round(time.monotonic() - began)))
             recent = []
         if done % settings.checkpoint_every == 0 or done == steps:
-            _keep(checkpoint, done, parameters, average, buffers, optimizer, history)
+            _keep(checkpoint, done, parameters, average, buffers, optimizers, history)
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
     return history
@@ -285,27 +305,63 @@ def _evaluating(modules: Sequence[torch.nn.Module]):
             module.train()
 
 
-def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
-    state = optimizer.state_dict()["state"]
+def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizers: list, history: list[dict]) -> None:
+    state = {parameter: values for optimizer in optimizers for parameter, values in optimizer.state.items()}
     tensors = {"step": torch.tensor(step)}
     for i, (parameter, mean) in enumerate(zip(parameters, average)):
         tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
-        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}
+        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[parameter].items()}
     tensors |= {f"buffer.{i}": buffer.contiguous().clone() for i, buffer in enumerate(buffers)}
     # The history goes first: a history that is ahead of its weights can be cut, weights without a history cannot be explained.
     write_atomically(path.with_suffix(".json"), json.dumps(history))
     write_atomically(path, save(tensors))
 
 
-def _restore(parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(parameters: list, average: list, buffers: list, optimizers: list, tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for i, (parameter, mean) in enumerate(zip(parameters, average)):
             parameter.copy_(tensors[f"parameter.{i}"])
             mean.copy_(tensors[f"average.{i}"])
         for i, buffer in enumerate(buffers):
             buffer.copy_(tensors[f"buffer.{i}"])
-    state = {i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(parameters))}
-    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+    number = {parameter: i for i, parameter in enumerate(parameters)}
+    for optimizer in optimizers:
+        for parameter in optimizer.param_groups[0]["params"]:
+            prefix = f"optimizer.{number[parameter]}."
+            state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            optimizer.state[parameter] = state | ({"step": state["step"].cpu()} if "step" in state else {})
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, for matrices and the filters of convolutions (Jordan et al., 2024).
+
+    Every direction of a layer then learns equally fast, not only the few along which gradients are large. PyTorch's own
+    takes no convolutions and works in bfloat16, which processors without it emulate ten times slower.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        (group,) = self.param_groups
+        for parameter in group["params"]:
+            moving = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+            moving.lerp_(parameter.grad, 1 - group["momentum"])
+            update = orthogonal(parameter.grad.lerp(moving, group["momentum"]).flatten(1))
+            taller = max(1, update.shape[0] / update.shape[1]) ** 0.5
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.reshape(parameter.shape), alpha=-group["lr"] * taller)
+
+
+def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """A matrix with the same singular vectors and all singular values near one (between 0.5 and 1.5): a Newton-Schulz iteration."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonal(matrix.T, iterations).T
+    matrix = matrix / (matrix.norm() + 1e-7)
+    for _ in range(iterations):
+        square = matrix @ matrix.T
+        matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
+    return matrix
 
 
 def _noise(random: np.random.Generator, shape: Sequence[int], device: str) -> torch.Tensor:
@@ -319,11 +375,17 @@ def _normalised(images: np.ndarray, device: str) -> torch.Tensor:
 
 # ---------------------------------------------------------------------------------------------------------- CLIP
 
+PATCH = 8  # pixels, of both vision transformers
+VISION_WIDTH, VISION_HEADS, VISION_LAYERS = 144, 9, 6
+
 CLIP_CONFIG = {
     "model_cfg": {
         "embed_dim": 128,
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16},
+        "quick_gelu": False,
+        "vision_cfg": {
+            "image_size": 64, "patch_size": PATCH, "width": VISION_WIDTH, "layers": VISION_LAYERS, "head_width": VISION_WIDTH // VISION_HEADS,
+            "no_ln_pre": True, "pool_type": "avg",
+        },
         "text_cfg": {"context_length": 32, "vocab_size": 0, "hf_tokenizer_name": "mini", "width": 128, "heads": 4, "layers": 3},
     },
     # whole pictures and crops of any shape are squashed to the square, as in training
@@ -334,9 +396,9 @@ CLIP_CONFIG = {
 def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
     """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
 
-    Beside it two linear layers, thrown away at the end, learn which class a region is and which a scene holds: the image
-    tower sees sooner than the text tower speaks. The text tower, converted, becomes the diffusion model's text encoder,
-    as OpenAI's did for Stable Diffusion.
+    Its image tower starts from the vision encoder that `train_vision` taught to see. Beside it two linear layers, thrown
+    away at the end, learn which class a region is and which a scene holds. The text tower, converted, becomes the
+    diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
     """
     torch.manual_seed(settings.seed)
     clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"
@@ -345,7 +407,10 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     tokenizer = CLIPTokenizer.from_pretrained(clip_folder)
     config = json.loads(json.dumps(CLIP_CONFIG))
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
+    config["model_cfg"]["vision_cfg"]["image_size"] = settings.side
+    seeing, _ = _seeing_captioner(settings, folder, out)
     model = open_clip.CLIP(**config["model_cfg"]).to(settings.device)
+    model.visual.load_state_dict(_open_clip_vision(seeing.vision_model), strict=False)  # all but the projection
     names = [(c.name, *c.synonyms) for c in world_classes()] + [PATTERN_WORDS[p] for p in PATTERNS] + [(word,) for word in ABSENT]
 
     width = config["model_cfg"]["embed_dim"]
@@ -365,7 +430,13 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         masked = settings.clip_batch // 2
         chosen = random.choice(len(scenes), settings.clip_batch, replace=False)
         images, labels = augmented(scenes.images[chosen], scenes.labels[chosen], random)
-        regions, targets = zip(*(_named_region(images[i], labels[i], scenes.patterns[chosen[i]], random) for i in range(masked)))
+        near, closer = random.choice(len(near_by[id(scenes)]), masked // 2, replace=False), near_by[id(scenes)]
+        near_images, near_labels = augmented(closer.images[near], closer.labels[near], random)
+        apart = zip(images[: masked - len(near)], labels, scenes.patterns[chosen])
+        regions, targets = zip(*(
+            *(_named_region(*arrays, random) for arrays in apart),
+            *(_named_region(*arrays, random, cropped=1.0) for arrays in zip(near_images, near_labels, closer.patterns[near])),
+        ))  # fmt: skip
         said = [word[random.integers(len(word))] if random.random() < 0.5 else word[0] for word in names]
         texts = [TEMPLATES[random.integers(len(TEMPLATES))].format(word) for word in said]
         captions = [scenes.captions[i][random.integers(3)] for i in chosen[masked:]]
@@ -380,11 +451,8 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         return named + 0.5 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal)) + 5 * held
 
     scenes = training_scenes(settings, folder)
+    near_by = {id(part): close for part, close in zip(scenes, training_close_ups(settings, folder))}
     history = fit("clip", [model, of_region, of_scene], loss, scenes, settings, folder)
-    with torch.no_grad():  # the averaged weights have not met batch normalisation's averages yet
-        for k in range(50):
-            loss(scenes[0], np.random.default_rng([settings.seed, 98, k]))
-    model.eval()
     half = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
     write_atomically(clip_folder / "open_clip_model.safetensors", save(half))
     write_atomically(clip_folder / "open_clip_config.json", json.dumps(config, indent=2))
@@ -394,11 +462,14 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     return history
 
 
-def _named_region(image: np.ndarray, labels: np.ndarray, patterns: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, int]:
+def _named_region(
+    image: np.ndarray, labels: np.ndarray, patterns: np.ndarray, random: np.random.Generator, cropped: float = 0.2
+) -> tuple[np.ndarray, int]:
     """One region of one scene as CLIP will see it, (S, S, 3) uint8, and the number of its name.
 
     A region is the pixels of one class, or of one background pattern, on black; often with the coarse outline, the
-    missing half or the stray patch that a cluster has; sometimes a crop of the scene around it.
+    missing half or the stray patch that a cluster has. A share `cropped` of them is cut to its box, some of those
+    without the black.
     """
     side = len(labels)
     present = np.setdiff1d(labels, (0, VOID))
@@ -423,12 +494,34 @@ def _named_region(image: np.ndarray, labels: np.ndarray, patterns: np.ndarray, r
         top, left, size = random.integers(0, side - 8), random.integers(0, side - 8), random.integers(6, 20)
         mask = mask.copy()
         mask[top : top + size, left : left + size] = True
-    on_black = image * mask[..., None] if random.random() < 0.75 else image
-    if random.random() < 0.25 or on_black is image:
-        margin = random.integers(0, 8)
+    on_black = image * mask[..., None]
+    if random.random() < cropped:
+        on_black = on_black if random.random() < 0.75 else image
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box, margin = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1], random.choice([0, 0, random.integers(1, 8)])
         crop = (max(box[2] - margin, 0), max(box[0] - margin, 0), min(box[3] + margin, side), min(box[1] + margin, side))
         on_black = np.asarray(Image.fromarray(on_black).crop(crop).resize((side, side), Image.Resampling.BICUBIC))
     return on_black[:, :: random.choice([-1, 1])], target
+
+
+def _open_clip_vision(vision: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a BLIP vision encoder under open_clip's names; with `no_ln_pre` the hidden states are equal."""
+    source, positions = vision.state_dict(), vision.embeddings.position_embedding[0].detach().clone()
+    positions[1:] += source["embeddings.patch_embedding.bias"]  # open_clip's patch embedding has none
+    renamed = {
+        "conv1.weight": source["embeddings.patch_embedding.weight"],
+        "class_embedding": source["embeddings.class_embedding"].flatten(),
+        "positional_embedding": positions,
+        "ln_post.weight": source["post_layernorm.weight"],
+        "ln_post.bias": source["post_layernorm.bias"],
+    }
+    names = {"ln_1.": "layer_norm1.", "ln_2.": "layer_norm2.", "mlp.c_fc.": "mlp.fc1.", "mlp.c_proj.": "mlp.fc2."}
+    names |= {"attn.in_proj_": "self_attn.qkv.", "attn.out_proj.": "self_attn.projection."}
+    for layer in range(len(vision.encoder.layers)):
+        for kind in ("weight", "bias"):
+            block, origin = f"transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
+            renamed |= {f"{block}{new}{kind}": source[f"{origin}{old}{kind}"] for new, old in names.items()}
+    return renamed
 
 
 def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -436,7 +529,7 @@ def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: 
     width = text_config["width"]
     config = CLIPTextConfig(
         vocab_size=text_config["vocab_size"], hidden_size=width, intermediate_size=4 * width, num_hidden_layers=text_config["layers"],
-        num_attention_heads=text_config["heads"], max_position_embeddings=text_config["context_length"], hidden_act="quick_gelu",
+        num_attention_heads=text_config["heads"], max_position_embeddings=text_config["context_length"], hidden_act="gelu",
         projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     encoder = CLIPTextModel(config)
@@ -461,8 +554,7 @@ def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: 
 
 # ----------------------------------------------------------------------------------------------------- captioner
 
-PATCH = 8  # pixels
-CAPTIONER_WIDTH, VISION_HEADS, TEXT_HEADS = 144, 9, 6
+TEXT_HEADS = 6
 
 
 def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
@@ -471,10 +563,8 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
     Beside it its patches go on learning what class they lie on. Returns the history of the captions' training.
     """
     blip_folder = Path(out) / "blip"
-    write_captioner_tokenizer(blip_folder)
+    model, of_patch = _seeing_captioner(settings, folder, out)
     tokenizer = BlipProcessor.from_pretrained(blip_folder).tokenizer
-    model, of_patch = _new_captioner(settings, tokenizer)
-    _fit_vision(model.vision_model, of_patch, settings, folder)
     prompt_length = len(tokenizer(PROMPT).input_ids) - 1
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
@@ -495,34 +585,41 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
 
 
 def train_vision(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the captioner's vision encoder to tell which class each patch of a picture shows; it stays in `folder`.
+    """Train a vision encoder to tell which class each patch of a picture shows; it stays in `folder`.
 
-    Large captioners start from a vision encoder that was trained on millions of labelled photographs; this one starts
-    from labelled patches. The layer that tells the classes is thrown away at the end.
+    Large captioners and CLIPs have seen millions of captioned photographs; the small ones both start from this encoder,
+    which learned from labelled patches. The layer that tells the classes is thrown away at the end.
     """
-    blip_folder = Path(out) / "blip"
-    write_captioner_tokenizer(blip_folder)
-    model, of_patch = _new_captioner(settings, BlipProcessor.from_pretrained(blip_folder).tokenizer)
+    model, of_patch = _captioner_to_train(settings, out)
     return _fit_vision(model.vision_model, of_patch, settings, folder)
 
 
-def _new_captioner(settings: Settings, tokenizer) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
-    """An untrained captioner, and the layer from patches to classes that helps to train it."""
+def _seeing_captioner(settings: Settings, folder: Path, out: Path) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
+    """A captioner whose vision encoder is trained (now, where it was not before) and which cannot speak yet, and the patches' classifier."""
+    model, of_patch = _captioner_to_train(settings, out)
+    _fit_vision(model.vision_model, of_patch, settings, folder)
+    return model, of_patch
+
+
+def _captioner_to_train(settings: Settings, out: Path) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
+    """An untrained captioner, its tokenizer written to `out`, and the layer from patches to classes that helps to train it."""
+    write_captioner_tokenizer(Path(out) / "blip")
+    tokenizer = BlipProcessor.from_pretrained(Path(out) / "blip").tokenizer
     torch.manual_seed(settings.seed)
     special = dict(
         bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"), pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
     )  # fmt: skip
-    size = dict(hidden_size=CAPTIONER_WIDTH, intermediate_size=4 * CAPTIONER_WIDTH)
-    vision = size | dict(num_hidden_layers=6, num_attention_heads=VISION_HEADS, image_size=settings.side, patch_size=PATCH, hidden_act="gelu")
-    text = size | dict(num_hidden_layers=3, num_attention_heads=TEXT_HEADS, encoder_hidden_size=CAPTIONER_WIDTH, vocab_size=len(tokenizer))
+    size = dict(hidden_size=VISION_WIDTH, intermediate_size=4 * VISION_WIDTH)
+    vision = size | dict(num_hidden_layers=VISION_LAYERS, num_attention_heads=VISION_HEADS, image_size=settings.side, patch_size=PATCH, hidden_act="gelu")
+    text = size | dict(num_hidden_layers=3, num_attention_heads=TEXT_HEADS, encoder_hidden_size=VISION_WIDTH, vocab_size=len(tokenizer))
     config = BlipConfig(
         text_config=text | special | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
         vision_config=vision, projection_dim=128, image_text_hidden_size=128,
     )  # fmt: skip
     model = BlipForConditionalGeneration(config).to(settings.device).train()
     _look_at_neighbours(model.vision_model)
-    return model, torch.nn.Linear(CAPTIONER_WIDTH, len(world_classes()) + 1).to(settings.device)
+    return model, torch.nn.Linear(VISION_WIDTH, len(world_classes()) + 1).to(settings.device)
 
 
 @torch.no_grad()
@@ -659,40 +756,68 @@ def signed(images: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(images.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous().to(device)
 
 
+UNET_CHANNELS = (64, 96, 128)
+
+
 def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the UNet to predict the noise on latents, given a caption (dropped one time in five), as Stable Diffusion was."""
+    """Train the UNet to predict the velocity of latents, given a caption (dropped one time in seven), as Stable Diffusion 2 was.
+
+    Half of what it sees are scenes and half close-ups: where one object fills the picture, its name says most about it.
+    The velocity (Salimans & Ho, 2022) weighs noise levels evenly; the noise alone is mostly about the finest detail.
+    """
     torch.manual_seed(settings.seed)
     root = Path(out) / "stable-diffusion"
     with quiet():
         autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
         text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1,
+        prediction_type="v_prediction",
+    )  # fmt: skip
+    signal = scheduler.alphas_cumprod.sqrt().to(settings.device)
     model = UNet2DConditionModel(
-        sample_size=settings.side // 4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, norm_num_groups=16,
+        sample_size=settings.side // 4, block_out_channels=UNET_CHANNELS, layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * len(UNET_CHANNELS), up_block_types=("CrossAttnUpBlock2D",) * len(UNET_CHANNELS),
+        norm_num_groups=16, resnet_time_scale_shift="scale_shift",
     ).to(settings.device)  # fmt: skip
+    matrices = _silenced(model)
     scenes = training_scenes(settings, folder)
-    latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in scenes}
+    near_by = {id(part): close for part, close in zip(scenes, training_close_ups(settings, folder))}
+    latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in (*scenes, *near_by.values())}
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
-        chosen = random.choice(len(scenes), settings.unet_batch, replace=False)
-        captions = ["" if random.random() < 0.2 else scenes.captions[i][random.integers(3)] for i in chosen]
+        closer, half = near_by[id(scenes)], settings.unet_batch // 2
+        parts = [(part, random.choice(len(part), count, replace=False)) for part, count in ((scenes, settings.unet_batch - half), (closer, half))]
+        captions = [part.captions[i][random.integers(3)] for part, chosen in parts for i in chosen]
+        captions = ["" if random.random() < 0.15 else caption for caption in captions]
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(settings.device)
         with torch.no_grad():
             states = text_encoder(ids).last_hidden_state
-        clean = latents[id(scenes)][chosen].to(settings.device)
+        clean = torch.cat([latents[id(part)][chosen] for part, chosen in parts]).to(settings.device)
         clean = (clean + 0.1 * _noise(random, clean.shape, settings.device)) * autoencoder.config.scaling_factor
-        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(chosen))).to(settings.device)
-        return F.mse_loss(model(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample, noise)
+        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(clean))).to(settings.device)
+        kept = signal[timesteps][:, None, None, None]
+        lost = (1 - kept**2).sqrt()
+        return F.mse_loss(model(kept * clean + lost * noise, timesteps, states).sample, kept * noise - lost * clean)
 
-    history = fit("unet", [model], loss, scenes, settings, folder)
+    history = fit("unet", [model], loss, scenes, settings, folder, matrices=matrices)
     model.half().save_pretrained(root / "unet")
     scheduler.save_pretrained(root / "scheduler")
     parts = dict(unet=model, vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
     library = {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
     write_atomically(root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2))
     return history
+
+
+@torch.no_grad()
+def _silenced(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Let every residual branch begin at nothing, so that an untrained UNet passes on what it is given; returns its inner matrices and filters."""
+    for name, module in unet.named_modules():
+        if name.endswith(("conv2", "to_out.0", "ff.net.2", "proj_out", "conv_out")):
+            module.weight.zero_()
+            module.bias.zero_()
+    return [p for name, p in unet.named_parameters() if p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))]
 
 
 def kept_latents(autoencoder: AutoencoderKL, images: np.ndarray, device: str, folder: Path) -> torch.Tensor:
@@ -713,7 +838,7 @@ def encoded(autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> torc
     return torch.cat(list(tqdm(batches, total=-(-len(images) // 64), desc="latents")))
 
 
-TRAINERS = {"clip": train_clip, "vision": train_vision, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
+TRAINERS = {"vision": train_vision, "clip": train_clip, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
 
 
 def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI, reached: dict | None = None) -> dict:

@@ -107,7 +107,7 @@ def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, t
 
 
 def test_patch_features_have_the_grids_of_their_models(mini, scene):
-    assert clip_patches(scene.image, mini.clip).shape[1:] == (4, 4)
+    assert clip_patches(scene.image, mini.clip).shape[1:] == (8, 8)
     assert captioner_patches(scene.image, mini.captioner).shape[1:] == (8, 8)
 
 

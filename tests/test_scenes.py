@@ -10,7 +10,7 @@ from PIL import Image
 
 from fsdlib.datasets import open_dataset
 from fsdlib.project import ROOT
-from fsdlib.scenes import PATTERNS, STYLES, VOID, scene_of_split, sprites, world_classes, write_scenes
+from fsdlib.scenes import PATTERNS, STYLES, VOID, close_up, scene_of_split, sprites, world_classes, write_scenes
 
 CLASSES = {c.name: c for c in world_classes()}
 ADJECTIVES = {"plain": "plain", "spots": "spotted", "stripes": "striped", "checks": "checked"}
@@ -173,6 +173,20 @@ def test_the_world_has_vocs_classes_first_and_twenty_others_at_least(vocabulary)
 
 def square(path, colour):
     Image.fromarray(np.full((40, 30, 4), (*colour, 255), np.uint8)).save(path)
+
+
+def test_a_close_up_frames_one_object_and_names_it_alone(many):
+    for number, whole in enumerate(many):
+        close = close_up(whole, np.random.default_rng(number))
+        side = len(close.labels)
+        assert close.image.shape == (side, side, 3) and close.labels.shape == close.patterns.shape == (side, side) and len(whole.labels) // 4 <= side <= len(whole.labels)
+        (name,) = close.objects
+        subject = next(c.index for c in world_classes() if c.name == name)
+        assert name in whole.objects and (close.labels == subject).sum() > 0.6 * (whole.labels == subject).sum()
+        words = (name, *next(c.synonyms for c in world_classes() if c.name == name))
+        assert len(close.captions) == 3 and all(any(word in caption for word in words) for caption in close.captions)
+        again = close_up(whole, np.random.default_rng(number))
+        assert np.array_equal(close.image, again.image) and close.captions == again.captions
 
 
 def test_a_folder_of_sprites_takes_the_place_of_the_drawings(tmp_path):

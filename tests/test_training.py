@@ -4,17 +4,17 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
-from transformers import BlipProcessor
 
 from fsdlib import models, training
 from fsdlib.models import load_models
 from fsdlib.scenes import VOID, world_classes
-from fsdlib.training import PARTS, PROMPT, TRAINERS, Settings, training_scenes, world_words, write_captioner_tokenizer, write_clip_tokenizer, write_manifest
+from fsdlib.training import PARTS, PROMPT, TRAINERS, Settings, training_close_ups, training_scenes, world_words, write_captioner_tokenizer, write_clip_tokenizer, write_manifest
 
 SETTINGS = Settings.tiny(
-    scenes=48, held_out=16, clip_steps=24, vision_steps=16, captioner_steps=16, autoencoder_steps=24, unet_steps=8, clip_batch=8, vision_batch=16,
+    scenes=48, close_ups=40, held_out=16, clip_steps=24, vision_steps=16, captioner_steps=16, autoencoder_steps=24, unet_steps=8, clip_batch=8, vision_batch=16,
     captioner_batch=4, autoencoder_batch=4, unet_batch=4, validate_every=4, checkpoint_every=4,
 )  # fmt: skip
 
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 def trained(tmp_path_factory):
     """All four parts trained for a few steps: (working folder, the models' folder, histories)."""
     folder, out = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("mini")
-    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("clip", "autoencoder", "unet", "vision", "captioner")}
+    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("vision", "clip", "autoencoder", "unet", "captioner")}
     return folder, out, histories
 
 
@@ -58,6 +58,14 @@ def test_scenes_of_one_style_are_kept_apart_from_those_of_both(tmp_path):
     one = training_scenes(Settings.tiny(scenes=2, held_out=1, styles=("twemoji",)), tmp_path)[0]
     both = training_scenes(Settings.tiny(scenes=2, held_out=1), tmp_path)[0]
     assert len(list(tmp_path.glob("*.safetensors"))) == 2 and not np.array_equal(one.images, both.images)
+
+
+def test_close_ups_are_of_the_first_scenes_and_of_those_held_out(trained):
+    some, others = training_close_ups(SETTINGS, trained[0])
+    scenes, held_out = training_scenes(SETTINGS, trained[0])
+    assert len(some) == 40 and len(others) == 16 and some.images.shape[1:] == (64, 64, 3)
+    for close, whole in zip((*some.labels, *others.labels), (*scenes.labels[:40], *held_out.labels)):
+        assert set(np.unique(close)) <= set(np.unique(whole)) | {VOID, 0}
 
 
 def test_augmented_scenes_differ_in_colour_and_keep_their_labels_but_where_something_hides_them(trained):
@@ -146,6 +154,52 @@ def test_a_finished_part_is_not_trained_again(trained, tmp_path):
     assert (tmp_path / "blip" / "model.safetensors").read_bytes() == (trained[1] / "blip" / "model.safetensors").read_bytes()
 
 
+def test_clips_image_tower_starts_as_the_vision_encoder(trained, tmp_path):
+    """open_clip's transformer with the converted weights holds the same hidden states as transformers' own."""
+    model, _ = training._seeing_captioner(SETTINGS, trained[0], tmp_path)
+    clip = open_clip.CLIP(**training.CLIP_CONFIG["model_cfg"] | dict(text_cfg=training.CLIP_CONFIG["model_cfg"]["text_cfg"] | dict(vocab_size=9)))
+    missing = clip.visual.load_state_dict(training._open_clip_vision(model.vision_model), strict=False)
+    assert missing.missing_keys == ["proj"] and not missing.unexpected_keys
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = model.vision_model.eval()(pixels).last_hidden_state[:, 1:]
+        assert torch.allclose(clip.visual.eval()(pixels), states.mean(1) @ clip.visual.proj, atol=1e-5)
+    assert states.std() > 0.1
+
+
+def test_an_orthogonal_update_keeps_the_directions_and_evens_their_lengths():
+    left, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))
+    right, _ = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(1)))
+    lengths = torch.tensor([5.0, 3.0, 1.0, 0.7, 0.5, 0.3])
+    for matrix in (left @ torch.diag(lengths) @ right[:6], (left @ torch.diag(lengths) @ right[:6]).T):
+        made = training.orthogonal(matrix)
+        inside = left.T @ (made if made.shape[0] == 6 else made.T) @ right[:6].T
+        assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-4) and 0.5 < inside.diagonal().min() and inside.diagonal().max() < 1.5
+
+
+def test_muon_steps_as_pytorchs_own_does_on_matrices():
+    start = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    first, second = training.Muon([ours], lr=0.02, momentum=0.95, weight_decay=0.01), torch.optim.Muon([theirs], lr=0.02, momentum=0.95, weight_decay=0.01)
+    for step in range(5):
+        gradient = torch.randn(8, 5, generator=torch.Generator().manual_seed(step + 1))
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        first.step(), second.step()
+    assert (ours - start).norm() > 0.1 and torch.allclose(ours, theirs, atol=3e-3)  # theirs rounds to bfloat16
+
+
+def test_an_untrained_unet_says_nothing_and_its_matrices_are_found():
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=16, attention_head_dim=2, norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+    )  # fmt: skip
+    matrices = training._silenced(unet)
+    assert not unet(torch.randn(1, 4, 8, 8), 5, torch.randn(1, 3, 16)).sample.any()
+    assert 0.9 < sum(p.numel() for p in matrices) / sum(p.numel() for p in unet.parameters()) < 1 and all(p.ndim in (2, 4) for p in matrices)
+
+
 def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
     before = (tmp_path / "captioner.safetensors").read_bytes()
@@ -158,7 +212,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
 
 def test_a_share_of_the_steps_leaves_all_else_and_never_nothing():
     shorter = Settings().shorter(0.25)
-    assert shorter.clip_steps == 1000 and shorter.unet_steps == 600 and shorter.scenes == Settings().scenes
+    assert shorter.clip_steps == 625 and shorter.unet_steps == 625 and shorter.scenes == Settings().scenes
     with pytest.raises(ValueError, match="clip_steps"):
         Settings().shorter(0)
 
@@ -175,8 +229,7 @@ def test_settings_refuse_unknown_names_and_impossible_values():
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blip")
-    write_captioner_tokenizer(folder)
-    return training._new_captioner(SETTINGS, BlipProcessor.from_pretrained(folder).tokenizer)[0].vision_model.eval()
+    return training._captioner_to_train(SETTINGS, folder)[0].vision_model.eval()
 
 
 @torch.no_grad()

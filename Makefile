@@ -75,7 +75,7 @@ train: .venv/installed ## train the mini models anew (about three hours of one c
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
 
-style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.25 of the steps)
+style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
 	$(BIN)/python -m fsdlib.embedded --style twemoji --share $(or $(SHARE),1)
 
 rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory

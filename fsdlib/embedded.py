@@ -285,7 +285,7 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="*", type=Path, help="folders of evaluation runs over the val scenes")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--style", choices=STYLES, help="instead: train on this style alone, measure on both, write reports/style.json")
-    parser.add_argument("--share", type=float, default=1.0, help="of the training steps, with --style")
+    parser.add_argument("--share", type=float, default=1.0, help="of the scenes and the training steps, with --style")
     parser.add_argument("--device", default="cpu", help="for training, with --style")
     a = parser.parse_args()
     if a.style:

@@ -72,7 +72,7 @@ class Settings(BaseModel):
     side: PositiveInt = 64  # pixels, of all the models' inputs
     clip_steps: PositiveInt = 2_500
     vision_steps: PositiveInt = 5_500
-    captioner_steps: PositiveInt = 3_500
+    captioner_steps: PositiveInt = 2_500
     autoencoder_steps: PositiveInt = 1_500
     unet_steps: PositiveInt = 2_500
     clip_batch: PositiveInt = 64
@@ -91,8 +91,8 @@ class Settings(BaseModel):
         return cls(**(few | small | changes))
 
     def shorter(self, share: float) -> "Settings":
-        """The same with a share of the steps of every part; raises ValueError where none would be left."""
-        fewer = {f"{part}_steps": round(share * getattr(self, f"{part}_steps")) for part in PARTS}
+        """The same with a share of the scenes and of the steps of every part; raises ValueError where none would be left."""
+        fewer = {name: round(share * getattr(self, name)) for name in ("scenes", "close_ups", *(f"{part}_steps" for part in PARTS))}
         return Settings(**self.model_dump() | fewer)
 
 

@@ -210,10 +210,10 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     assert (tmp_path / "unet.safetensors").read_bytes() == before
 
 
-def test_a_share_of_the_steps_leaves_all_else_and_never_nothing():
+def test_a_share_of_the_training_leaves_all_else_and_never_nothing():
     shorter = Settings().shorter(0.25)
-    assert shorter.clip_steps == 625 and shorter.unet_steps == 625 and shorter.scenes == Settings().scenes
-    with pytest.raises(ValueError, match="clip_steps"):
+    assert shorter.clip_steps == 625 and shorter.unet_steps == 625 and shorter.scenes == 7500 and shorter.clip_batch == Settings().clip_batch
+    with pytest.raises(ValueError, match="scenes"):
         Settings().shorter(0)
 
 

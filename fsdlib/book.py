@@ -1,0 +1,108 @@
+"""The notebooks as a book: an index with a picture of each, and pages that open without a server.
+
+`python -m fsdlib.book` writes notebooks/README.md with its pictures, and one HTML page a notebook under reports/book.
+nbconvert makes the pages, since JupyterLab brings it; they hold their figures.
+"""
+
+import argparse
+import base64
+import html
+import io
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from PIL import Image
+
+from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
+
+WIDTH = 360  # pixels of an index picture
+# Where the notebooks' tens change, the index begins a new part.
+PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", *[""] * 5, "Where the small models come from")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook as the index sees it: its file's stem, title, question and picture (PNG or JPEG bytes, where it has a figure)."""
+
+    stem: str
+    title: str
+    question: str
+    picture: bytes | None
+
+
+def page_of(path: Path) -> Page:
+    """What the index says of a notebook: the first heading, the first paragraph after it, and the figure tagged `cover` (else the first)."""
+    notebook = nbformat.read(path, as_version=4)
+    title, *rest = notebook.cells[0].source.strip().split("\n\n")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    covers = [cell for cell in code if "cover" in cell.metadata.get("tags", [])]
+    found = (
+        output.data[kind]
+        for cell in (*covers, *code)
+        for output in cell.outputs
+        for kind in ("image/png", "image/jpeg")
+        if kind in output.get("data", {})
+    )
+    picture = next(found, None)
+    question = " ".join(rest[0].split()) if rest else ""
+    return Page(path.stem, title.removeprefix("# ").strip(), question, base64.b64decode(picture) if picture else None)
+
+
+def write_index(folder: Path = NOTEBOOKS) -> Path:
+    """Write `folder`/README.md: what each notebook answers, with a picture (under `folder`/pictures), in the order to read them in."""
+    lines = ["# The notebooks", "", "Read 00 first, then 01 to 07 in order: each ends where the next begins.", ""]
+    for ten, paths in groupby(sorted(folder.glob("*.ipynb")), lambda path: int(path.stem[:2]) // 10):
+        lines += [f"## {PARTS[ten]}", "", "| | |", "|---|---|"]
+        for page in map(page_of, paths):
+            if page.picture:
+                write_atomically(folder / "pictures" / f"{page.stem}.jpg", _small(page.picture))
+            shown = f"[![{page.title}](pictures/{page.stem}.jpg)]({page.stem}.ipynb)" if page.picture else ""
+            lines.append(f"| {shown} | **[{page.stem[:2]} {page.title}]({page.stem}.ipynb)**<br>{page.question} |")
+        lines.append("")
+    return write_atomically(folder / "README.md", "\n".join(lines))
+
+
+def _small(picture: bytes) -> bytes:
+    small = Image.open(io.BytesIO(picture)).convert("RGB")
+    small.thumbnail((WIDTH, WIDTH))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def build(notebooks: Path = NOTEBOOKS, out: Path = REPORTS / "book") -> list[Path]:
+    """Write a page a notebook, with links to its neighbours, and index.html, to `out`; returns the paths, the index first."""
+    paths = sorted(notebooks.glob("*.ipynb"))
+    exporter, written = HTMLExporter(), []
+    for i, path in enumerate(paths):
+        body, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4), dict(metadata=dict(name=page_of(path).title)))
+        around = [(paths[i - 1], "&larr; ") if i else None, (paths[i + 1], "&rarr; ") if i + 1 < len(paths) else None]
+        links = ['<a href="index.html">all notebooks</a>'] + [f'<a href="{to.stem}.html">{arrow}{html.escape(page_of(to).title)}</a>' for to, arrow in filter(None, around)]
+        written.append(write_atomically(out / f"{path.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(' &middot; '.join(links))}", body, count=1)))
+    index = markdown2html_mistune((notebooks / "README.md").read_text()).replace(".ipynb", ".html")
+    for picture in sorted((notebooks / "pictures").glob("*.jpg")):
+        embedded = base64.b64encode(picture.read_bytes()).decode()
+        index = index.replace(f"pictures/{picture.name}", f"data:image/jpeg;base64,{embedded}")
+    return [write_atomically(out / "index.html", SHEET.format(index)), *written]
+
+
+BAR = '<p style="font: 14px sans-serif; margin: 1em 2em">{}</p>'
+SHEET = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>The notebooks</title><style>
+body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
+td {{ vertical-align: middle; padding: .6em }} img {{ width: 300px }}
+</style></head><body>{}</body></html>
+"""
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--index", action="store_true", help="write only notebooks/README.md and its pictures")
+    write_index()
+    if not parser.parse_args().index:
+        print(f"the book: {build()[0]}")

@@ -15,6 +15,8 @@ from fsdlib.datasets import palette
 
 CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
+ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
+PROTOCOL_COLOURS = dict(dataset="#1b6ca8", per_image="#e0a03a")
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
 
 
@@ -180,9 +182,6 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
     sns.despine(ax=ax)
     return ax
 
-ADDED, REMOVED = "#2a9d5c", "#d1495b"
-PROTOCOL_COLOURS = dict(dataset="#1b6ca8", per_image="#e0a03a")
-
 
 def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax=None, title: str = ""):
     """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed; masks: (H, W) bool."""
@@ -191,25 +190,29 @@ def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax
     for pixels, colour in ((after & ~before, ADDED), (before & ~after, REMOVED)):
         drawn[pixels] = 255 * np.array(to_rgb(colour))
     ax = show_image(drawn.astype(np.uint8), ax, title)
-    patches = [Patch(facecolor=ADDED, label=f"added {int((after & ~before).sum())} px"), Patch(facecolor=REMOVED, label=f"removed {int((before & ~after).sum())} px")]
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    patches = [Patch(facecolor=ADDED, label=f"added {gained} px"), Patch(facecolor=REMOVED, label=f"removed {lost} px")]
     ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, handlelength=1, columnspacing=1, fontsize=8)
     return ax
 
 
-def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = "", colour: str = "#f2c14e"):
+def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = ""):
     """Draw the picture with all but the mask in pale grey, and the mask's outline; mask: (H, W) bool."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     ax = show_image(np.where(mask[..., None], image, 0.3 * grey + 160).astype(np.uint8), ax, title)
     if mask.any() and not mask.all():
-        ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+        ax.contour(mask, levels=[0.5], colors=[OUTLINE], linewidths=1.5)
     return ax
 
 
-def show_map(values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None, limits: tuple[float, float] = (0, 1)):
-    """Draw one number a pixel, (H, W), as colours with their scale; `point`, (row, column), is marked."""
+def show_map(
+    values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None, limits: tuple[float, float] = (0, 1), scale: bool = True
+):
+    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
     ax = ax or plt.subplots()[1]
     drawn = ax.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], interpolation="nearest")
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label=unit)
+    if scale:
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label=unit)
     if point is not None:
         ax.plot(point[1], point[0], marker="+", markersize=12, markeredgewidth=2.5, color=REMOVED)
     ax.set_title(title, fontsize=10)
@@ -234,7 +237,7 @@ def show_stages(image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray |
     result: from `fsdlib.pipeline.segment`; maps: (C, h, w) features, shown by their principal components;
     truth: (H, W) labels, 255 for void. The caption stands above.
     """
-    figure = figure or plt.figure(figsize=(12.5, 2.75), layout="constrained")
+    figure = figure or plt.figure(figsize=(12.5, 3), layout="constrained")
     axes = figure.subplots(1, 5 if truth is None else 6)
     show_image(image, axes[0], "picture")
     show_image(principal_colours([maps])[0], axes[1], "features (PCA)")
@@ -243,7 +246,7 @@ def show_stages(image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray |
     show_overlay(image, result.labels, result.names, axes[4], "refined")
     if truth is not None:
         show_overlay(image, np.where(truth == 255, 0, truth), result.names, axes[5], "truth")
-    figure.suptitle("\n".join(filter(None, (title, f'"{result.caption}"'))), fontsize=10)
+    figure.suptitle(textwrap.fill(" | ".join(filter(None, (title, f'"{result.caption}"'))), 150), fontsize=10)
     return figure
 
 
@@ -285,17 +288,16 @@ def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None)
     table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
     """
     sizes = table.groupby("protocol").size().sort_values(ascending=False)
-    figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 1.9), layout="constrained")
-    axes = figure.subplots(len(sizes), 1, sharex=True, height_ratios=sizes + 1)
+    figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
+    axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
     for ax, protocol in zip(np.atleast_1d(axes), sizes.index):
         rows = table[table.protocol == protocol].sort_values(next(iter(benchmarks)), na_position="first")
         for (column, name), colour, marker in zip(benchmarks.items(), sns.color_palette("deep"), "oDs"):
             ax.plot(rows[column], rows.system, linestyle="", marker=marker, markersize=6, color=colour, label=name)
-        ax.set(title=f"protocol: {protocol}", ylim=(-0.7, len(rows) - 0.3))
+        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", ylim=(-0.7, len(rows) - 0.3))
         ax.grid(axis="y", color="0.9")
         ax.tick_params(labelsize=8)
         sns.despine(ax=ax)
-    ax.set_xlabel("mIoU (%)")
     np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
@@ -309,5 +311,17 @@ def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title:
     ax.set_yticks(range(len(values)), values)
     ax.set(xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
     ax.grid(axis="x", color="0.9")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
+    """Counts as horizontal bars in the order given, each with its number and its share of all."""
+    ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
+    bars = ax.barh(list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))])
+    ax.bar_label(bars, [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()], padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    ax.set(title=title, xlabel=unit)
     sns.despine(ax=ax)
     return ax

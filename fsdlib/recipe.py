@@ -57,7 +57,7 @@ class Recipe(BaseModel):
     background_threshold: NonNegativeFloat = Field(0.0, le=1, description="a mask whose best probability is below this is background")
 
     # refinement
-    refinement: Literal["crf", "pamr", "none"] = Field("crf", description="dense CRF with two labels a mask; pixel-adaptive mask refinement; or the masks as they are")
+    refinement: Literal["crf", "pamr", "none"] = Field("crf", description="dense CRF with two labels a mask, pixel-adaptive mask refinement, or as it is")
     crf_gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
     crf_gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
     crf_gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")

@@ -71,7 +71,9 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
     return np.exp(-exponent)
 
 
-def refine_pamr(image: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), threshold: float = 0.5) -> np.ndarray:
+def refine_pamr(
+    image: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), threshold: float = 0.5
+) -> np.ndarray:
     """Each mask refined by pixel-adaptive mask refinement, PAMR: (K, H, W) bool (Araslanov and Roth, arXiv 2005.08104, section 3.3).
 
     image: (H, W, 3) uint8; masks: (K, H, W) bool. Every iteration replaces a pixel by the mean of its neighbours, weighted

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 
 from fsdlib.figures import (
     ADDED, REMOVED, gallery, label_colours, overlay, principal_colours, show_caption, show_cells, show_class_iou, show_confusion, show_difference,
-    show_interval, show_map, show_mask, show_overlay, show_protocols, show_published, show_refinement, show_scores, show_stages,
+    show_interval, show_map, show_mask, show_overlay, show_protocols, show_published, show_refinement, show_scores, show_shares, show_stages,
 )  # fmt: skip
 from fsdlib.words import words
 
@@ -120,7 +120,7 @@ def test_the_strip_of_stages_shows_each_and_the_caption():
     image, maps = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0).random((5, 2, 2), np.float32)
     figure = show_stages(image, result, maps, np.full((4, 4), 255, np.uint8), title="worst")
     assert [ax.get_title() for ax in figure.axes] == ["picture", "features (PCA)", "2 clusters", "named", "refined", "truth"]
-    assert figure.get_suptitle() == 'worst\n"a cat"' and len(show_stages(image, result, maps).axes) == 5
+    assert figure.get_suptitle() == 'worst | "a cat"' and len(show_stages(image, result, maps).axes) == 5
 
 
 def test_cells_are_written_with_their_labels():
@@ -148,3 +148,9 @@ def test_an_interval_is_a_line_with_its_value_on_it():
     ax = show_interval(dict(best=(0.5, 0.4, 0.7), paper=(0.25, 0.2, 0.3)))
     assert [line.get_xdata()[0] if len(line.get_xdata()) == 1 else list(line.get_xdata()) for line in ax.lines] == [[40, 70], 50, [20, 30], 25]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["best", "paper"]
+
+
+def test_shares_are_bars_in_the_order_given_with_their_part_of_the_whole():
+    ax = show_shares(dict(found=3, caption=1, names=0), unit="objects")
+    assert [bar.get_width() for bar in ax.patches] == [3, 1, 0] and [label.get_text() for label in ax.get_yticklabels()] == ["found", "caption", "names"]
+    assert [text.get_text() for text in ax.texts] == ["3 (75 %)", "1 (25 %)", "0 (0 %)"]

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 
@@ -13,6 +15,8 @@ from fsdlib.datasets import palette
 
 CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
+ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
+PROTOCOL_COLOURS = dict(dataset="#1b6ca8", per_image="#e0a03a")
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
 
 
@@ -175,5 +179,149 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
     ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.set(xlabel=unit, title=title, xlim=(0, max(value for _, value in ordered) * 1.15))
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax=None, title: str = ""):
+    """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed; masks: (H, W) bool."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    drawn = np.where((before & after)[..., None], 0.6 * grey, 0.4 * grey + 150)
+    for pixels, colour in ((after & ~before, ADDED), (before & ~after, REMOVED)):
+        drawn[pixels] = 255 * np.array(to_rgb(colour))
+    ax = show_image(drawn.astype(np.uint8), ax, title)
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    patches = [Patch(facecolor=ADDED, label=f"added {gained} px"), Patch(facecolor=REMOVED, label=f"removed {lost} px")]
+    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, handlelength=1, columnspacing=1, fontsize=8)
+    return ax
+
+
+def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = ""):
+    """Draw the picture with all but the mask in pale grey, and the mask's outline; mask: (H, W) bool."""
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    ax = show_image(np.where(mask[..., None], image, 0.3 * grey + 160).astype(np.uint8), ax, title)
+    if mask.any() and not mask.all():
+        ax.contour(mask, levels=[0.5], colors=[OUTLINE], linewidths=1.5)
+    return ax
+
+
+def show_map(
+    values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None, limits: tuple[float, float] = (0, 1), scale: bool = True
+):
+    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
+    ax = ax or plt.subplots()[1]
+    drawn = ax.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    if scale:
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label=unit)
+    if point is not None:
+        ax.plot(point[1], point[0], marker="+", markersize=12, markeredgewidth=2.5, color=REMOVED)
+    ax.set_title(title, fontsize=10)
+    ax.axis("off")
+    return ax
+
+
+def show_refinement(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None, figure=None):
+    """A mask before and after refinement and what changed, each with its IoU where the true mask is given; masks: (H, W) bool."""
+    figure = figure or plt.figure(figsize=(9.5, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    said = ["" if truth is None else f", IoU {(mask & truth).sum() / max(1, (mask | truth).sum()):.2f}" for mask in (before, after)]
+    show_mask(image, before, left, f"before{said[0]}")
+    show_mask(image, after, middle, f"after{said[1]}")
+    show_difference(image, before, after, right, "what changed")
+    return figure
+
+
+def show_stages(image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray | None = None, title: str = "", figure=None):
+    """Every stage of one picture in a strip: picture, features, clusters, named masks before and after refinement, the truth where there is one.
+
+    result: from `fsdlib.pipeline.segment`; maps: (C, h, w) features, shown by their principal components;
+    truth: (H, W) labels, 255 for void. The caption stands above.
+    """
+    figure = figure or plt.figure(figsize=(12.5, 3), layout="constrained")
+    axes = figure.subplots(1, 5 if truth is None else 6)
+    show_image(image, axes[0], "picture")
+    show_image(principal_colours([maps])[0], axes[1], "features (PCA)")
+    show_clusters(result.clusters, axes[2], f"{len(result.masks)} clusters")
+    show_overlay(image, result.coarse, result.names, axes[3], "named")
+    show_overlay(image, result.labels, result.names, axes[4], "refined")
+    if truth is not None:
+        show_overlay(image, np.where(truth == 255, 0, truth), result.names, axes[5], "truth")
+    figure.suptitle(textwrap.fill(" | ".join(filter(None, (title, f'"{result.caption}"'))), 150), fontsize=10)
+    return figure
+
+
+def show_cells(labels: np.ndarray, ax=None, title: str = "", void: int = 255):
+    """A small label map, (H, W), as a grid with every pixel's label written in it, V for void."""
+    ax = show_image(label_colours(labels), ax, title)
+    for (row, column), label in np.ndenumerate(labels):
+        colour = "black" if label_colours(labels)[row, column].mean() > 140 else "white"
+        ax.text(column, row, "V" if label == void else str(label), ha="center", va="center", fontsize=13, color=colour)
+    ax.set_xticks(np.arange(-0.5, labels.shape[1]), [])
+    ax.set_yticks(np.arange(-0.5, labels.shape[0]), [])
+    ax.axis("on")
+    ax.grid(color="0.6", linewidth=1)
+    ax.tick_params(length=0)
+    return ax
+
+
+def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "mIoU (%)"):
+    """Bars of both protocols side by side, one pair a row; table: columns `dataset` and `per_image`, 0 to 1, the index names the rows."""
+    ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
+    percent = 100 * table[["dataset", "per_image"]]
+    places = np.arange(len(table))
+    for offset, (protocol, colour) in zip((-0.2, 0.2), PROTOCOL_COLOURS.items()):
+        bars = ax.barh(places + offset, percent[protocol], height=0.38, color=colour, label=protocol)
+        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.set_yticks(places, table.index)
+    ax.invert_yaxis()
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.margins(x=0.12)
+    ax.set(xlabel=unit, title=title)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None):
+    """Published numbers as dots, one panel a protocol, so that no two protocols share an axis.
+
+    table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
+    """
+    sizes = table.groupby("protocol").size().sort_values(ascending=False)
+    figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
+    axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
+    for ax, protocol in zip(np.atleast_1d(axes), sizes.index):
+        rows = table[table.protocol == protocol].sort_values(next(iter(benchmarks)), na_position="first")
+        for (column, name), colour, marker in zip(benchmarks.items(), sns.color_palette("deep"), "oDs"):
+            ax.plot(rows[column], rows.system, linestyle="", marker=marker, markersize=6, color=colour, label=name)
+        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", ylim=(-0.7, len(rows) - 0.3))
+        ax.grid(axis="y", color="0.9")
+        ax.tick_params(labelsize=8)
+        sns.despine(ax=ax)
+    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title: str = "", unit: str = "mIoU (%)"):
+    """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent."""
+    ax = ax or plt.subplots(figsize=(5, 0.45 * len(values) + 0.9))[1]
+    for place, (value, low, high) in enumerate(values.values()):
+        ax.plot([100 * low, 100 * high], [place, place], color=NOUN, linewidth=2.5, solid_capstyle="round")
+        ax.plot(100 * value, place, marker="o", markersize=8, color=NOUN)
+    ax.set_yticks(range(len(values)), values)
+    ax.set(xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
+    ax.grid(axis="x", color="0.9")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
+    """Counts as horizontal bars in the order given, each with its number and its share of all."""
+    ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
+    bars = ax.barh(list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))])
+    ax.bar_label(bars, [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()], padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    ax.set(title=title, xlabel=unit)
     sns.despine(ax=ax)
     return ax

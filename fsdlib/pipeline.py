@@ -14,7 +14,7 @@ from fsdlib import clusters as clustering
 from fsdlib import names as naming
 from fsdlib import refinement, words
 from fsdlib.datasets import Vocabulary, palette
-from fsdlib.features import features, find_taps, image_seed, latents, stack
+from fsdlib.features import Tap, features, find_taps, image_seed, latents, stack
 from fsdlib.models import Models
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
@@ -44,6 +44,12 @@ class Result:
     seeds: dict[str, int]
     recipe: Recipe
     models: dict
+
+    @property
+    def coarse(self) -> np.ndarray:
+        """The label map before refinement, every cluster with the name it was given: (H, W) uint8."""
+        labels = [self.names.index(self.texts[text]) if text >= 0 else 0 for text in self.assigned]
+        return np.array(labels, np.uint8)[self.masks.argmax(axis=0)]
 
     @property
     def found(self) -> tuple[str, ...]:
@@ -110,6 +116,23 @@ def segment_batch(
             raise ValueError(f"image {number} of the batch is {what}: pass RGB as a (height, width, 3) array of uint8")
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
+    return [
+        segment_perceived(image, perception, models, recipe, vocabulary, seed)
+        for image, perception in zip(images, perceive(images, models, recipe, seed), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Perception:
+    """What the large models make of a picture before anything is decided: its caption, and its features, one (C, grid, grid) array a tap."""
+
+    caption: str
+    taps: tuple[Tap, ...]
+    maps: tuple[np.ndarray, ...]
+
+
+def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
+    """Caption several pictures and read their features, as one batch."""
     captions = captioning.caption(
         images, models.captioner, recipe.caption_prompt, recipe.caption_beams, recipe.caption_min_tokens, recipe.caption_max_tokens
     )
@@ -117,52 +140,54 @@ def segment_batch(
     latent = latents(images, models.diffusion, seed)
     noise_seeds = [image_seed(image, "noise", seed) for image in images]
     maps = features(latent, models.diffusion, taps, noise_seeds, recipe.timestep, recipe.prompt, recipe.noise_samples)
-    return [
-        _from_features(image, captions[i], [array[i] for array in maps], taps, models, recipe, vocabulary, seed) for i, image in enumerate(images)
-    ]
+    return [Perception(sentence, tuple(taps), tuple(array[i] for array in maps)) for i, sentence in enumerate(captions)]
 
 
-def _from_features(image, sentence, maps, taps, models, recipe, vocabulary, seed) -> Result:
-    found = words.words(sentence)
-    eligible, texts, background, names, chosen = _choices(found, models, recipe, vocabulary)
-    seeds = {purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")}
-    count = recipe.clusters + (len(eligible) if recipe.cluster_choice == "candidates" else 0)
-    stacked = stack(maps, recipe.feature_grid, recipe.normalise)
-    clusters = clustering.cluster(stacked, count, seeds["clusters"], recipe.clustering, recipe.restarts)
+def segment_perceived(image: np.ndarray, perception: Perception, models: Models, recipe: Recipe, vocabulary: Vocabulary | None, seed: int = 0) -> Result:
+    """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`."""
+    found = words.words(perception.caption)
+    chosen = closed_candidates(found, models, recipe, vocabulary)
+    choice = choices(found, words.present(chosen), recipe, vocabulary)
+    stacked = stack(perception.maps, recipe.feature_grid, recipe.normalise)
+    clusters = grouped(stacked, image, len(choice.eligible), recipe, seed)
     masks = clustering.masks(clusters, *image.shape[:2])
-    scores = naming.score(naming.views(image, masks, recipe.view), texts, models.clip, recipe.text_templates) if texts else np.zeros((len(masks), 0), np.float32)
-    labels_of_texts = {index: names.index(texts[index]) for index in eligible}
-    if not eligible:
-        assigned = np.full(len(masks), -1)
-    elif recipe.assignment == "merge":
-        assigned = naming.assign_best(scores, eligible, background, recipe.background_threshold)
-    else:
-        assigned = naming.assign_one_cluster_per_class(scores, eligible)
-        assigned = np.where(_probability(scores, assigned) >= recipe.background_threshold, assigned, -1)
-    regions, labels = _regions(masks, assigned, labels_of_texts, merge=recipe.assignment == "merge")
-    if recipe.refinement == "crf":
-        regions = refinement.refine(
-            image, regions, recipe.crf_gt_prob, recipe.crf_gaussian_sxy, recipe.crf_gaussian_compat,
-            recipe.crf_bilateral_sxy, recipe.crf_bilateral_srgb, recipe.crf_bilateral_compat, recipe.crf_iterations,
-        )  # fmt: skip
+    scores = scored(image, masks, choice, models, recipe)
+    assigned = assign(scores, choice, recipe)
+    regions, labels = named_regions(masks, assigned, choice, recipe)
     return Result(
-        labels=refinement.paint(regions, labels), names=names, caption=sentence, words=tuple(found), candidates=tuple(chosen),
-        clusters=clusters, silhouette=clustering.silhouette(stacked, clusters), masks=masks, texts=tuple(texts), scores=scores,
-        assigned=assigned, taps=tuple(map(str, taps)), seeds=seeds, recipe=recipe, models=models.identity,
+        labels=refinement.paint(refined(image, regions, recipe), labels), names=choice.names, caption=perception.caption, words=tuple(found),
+        candidates=tuple(chosen), clusters=clusters, silhouette=clustering.silhouette(stacked, clusters), masks=masks, texts=choice.texts,
+        scores=scores, assigned=assigned, taps=tuple(map(str, perception.taps)),
+        seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")}, recipe=recipe, models=models.identity,
     )  # fmt: skip
 
 
-def _choices(found, models, recipe, vocabulary):
-    """What CLIP chooses among: (eligible indices, texts, background indices, names by label, candidates).
+@dataclass(frozen=True)
+class Choices:
+    """What CLIP chooses among: texts, the indices of those that may be given and of those that stand for background, and the names by label."""
 
-    Closed: the texts are the class list, the classes that the caption speaks of are eligible. Open: the caption's words
+    texts: tuple[str, ...]
+    eligible: tuple[int, ...]
+    background: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def closed_candidates(found: Sequence[words.Word], models: Models, recipe: Recipe, vocabulary: Vocabulary | None) -> list[words.Candidate]:
+    """The classes a caption's words speak of (row 2a); none where the names are the words themselves."""
+    if vocabulary is None or recipe.vocabulary_mode == "open":
+        return []
+    return words.candidates(found, vocabulary, models.diffusion, recipe.class_prompt)
+
+
+def choices(found: Sequence[words.Word], present: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None) -> Choices:
+    """What CLIP chooses among.
+
+    Closed: the texts are the class list, the classes with a label in `present` are eligible. Open: the caption's words
     are eligible; the classes, where given, stand beside them in the softmax (row 2b).
     """
     classes = list(vocabulary.names[1:]) if vocabulary is not None else []
-    chosen: list[words.Candidate] = []
     if vocabulary is not None and recipe.vocabulary_mode == "closed":
-        chosen = words.candidates(found, vocabulary, models.diffusion, recipe.class_prompt)
-        eligible, names = [label - 1 for label in words.present(chosen)], vocabulary.names
+        eligible, names = [label - 1 for label in present], vocabulary.names
         texts = classes
     else:
         own = [name for name in words.open_names(found) if name != "background"]  # which is label 0 already
@@ -172,18 +197,53 @@ def _choices(found, models, recipe, vocabulary):
     texts = texts + [name for name in recipe.background_names if name not in texts]
     taken = {texts[i] for i in eligible}
     background = [i for i, text in enumerate(texts) if i >= own_texts or (text in recipe.background_names and text not in taken)]
-    return eligible, texts, background, names, chosen
+    return Choices(tuple(texts), tuple(eligible), tuple(background), names)
+
+
+def grouped(stacked: np.ndarray, image: np.ndarray, candidates: int, recipe: Recipe, seed: int) -> np.ndarray:
+    """Clusters of (C, grid, grid) features, (grid, grid) uint8, as many as the recipe asks for with that number of candidates."""
+    count = recipe.clusters + (candidates if recipe.cluster_choice == "candidates" else 0)
+    return clustering.cluster(stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts)
+
+
+def scored(image: np.ndarray, masks: np.ndarray, choice: Choices, models: Models, recipe: Recipe) -> np.ndarray:
+    """CLIP's probabilities of every text for every mask, (K, texts) float32."""
+    if not choice.texts:
+        return np.zeros((len(masks), 0), np.float32)
+    return naming.score(naming.views(image, masks, recipe.view), choice.texts, models.clip, recipe.text_templates)
+
+
+def assign(scores: np.ndarray, choice: Choices, recipe: Recipe) -> np.ndarray:
+    """The text of each mask, (K,) int, or -1 for background, by the recipe's assignment."""
+    if not choice.eligible:
+        return np.full(len(scores), -1)
+    if recipe.assignment == "merge":
+        return naming.assign_best(scores, choice.eligible, choice.background, recipe.background_threshold)
+    assigned = naming.assign_one_cluster_per_class(scores, choice.eligible)
+    return np.where(_probability(scores, assigned) >= recipe.background_threshold, assigned, -1)
 
 
 def _probability(scores: np.ndarray, assigned: np.ndarray) -> np.ndarray:
     return scores[np.arange(len(scores)), np.maximum(assigned, 0)]
 
 
-def _regions(masks, assigned, labels_of_texts, merge: bool) -> tuple[np.ndarray, list[int]]:
-    """The masks to paint with their labels: those with a name in cluster order, or their unions by name."""
-    if not merge:
+def named_regions(masks: np.ndarray, assigned: np.ndarray, choice: Choices, recipe: Recipe) -> tuple[np.ndarray, list[int]]:
+    """The masks to refine and paint, (regions, H, W) bool, with their labels: those with a name in cluster order, or their unions by name."""
+    if recipe.assignment != "merge":
         named = [k for k, text in enumerate(assigned) if text >= 0]
-        return masks[named], [labels_of_texts[int(assigned[k])] for k in named]
+        return masks[named], [choice.names.index(choice.texts[assigned[k]]) for k in named]
     texts = sorted({int(text) for text in assigned if text >= 0})
     unions = [masks[assigned == text].any(axis=0) for text in texts]
-    return (np.stack(unions) if unions else masks[:0]), [labels_of_texts[text] for text in texts]
+    return (np.stack(unions) if unions else masks[:0]), [choice.names.index(choice.texts[text]) for text in texts]
+
+
+def refined(image: np.ndarray, regions: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Regions, (N, H, W) bool, refined each for itself as the recipe says."""
+    if recipe.refinement == "crf":
+        return refinement.refine(
+            image, regions, recipe.crf_gt_prob, recipe.crf_gaussian_sxy, recipe.crf_gaussian_compat,
+            recipe.crf_bilateral_sxy, recipe.crf_bilateral_srgb, recipe.crf_bilateral_compat, recipe.crf_iterations,
+        )  # fmt: skip
+    if recipe.refinement == "pamr":
+        return refinement.refine_pamr(image, regions, recipe.pamr_iterations, recipe.pamr_dilations)
+    return regions

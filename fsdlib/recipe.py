@@ -57,7 +57,7 @@ class Recipe(BaseModel):
     background_threshold: NonNegativeFloat = Field(0.0, le=1, description="a mask whose best probability is below this is background")
 
     # refinement
-    refinement: Literal["crf", "none"] = Field("crf", description="dense CRF with two labels a mask, or the masks as they are")
+    refinement: Literal["crf", "pamr", "none"] = Field("crf", description="dense CRF with two labels a mask, pixel-adaptive mask refinement, or as it is")
     crf_gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
     crf_gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
     crf_gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
@@ -65,6 +65,8 @@ class Recipe(BaseModel):
     crf_bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
     crf_bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
     crf_iterations: PositiveInt = Field(10, description="mean-field iterations")
+    pamr_iterations: PositiveInt = Field(10, description="how often PAMR averages over neighbours")
+    pamr_dilations: tuple[PositiveInt, ...] = Field((1, 2, 4, 8, 12, 24), description="distances of PAMR's neighbours, pixels")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -86,7 +88,7 @@ class Recipe(BaseModel):
         for key, info in type(self).model_fields.items():
             if key != "name":
                 value = getattr(self, key)
-                shown = f"({len(value)} names) {', '.join(value[:4])}, ..." if isinstance(value, tuple) and len(value) > 4 else repr(value)
+                shown = f"({len(value)} names) {', '.join(value[:4])}, ..." if isinstance(value, tuple) and len(value) > 6 else repr(value)
                 rows.append(f"  {key:<22} {shown:<28} {info.description}")
         return "\n".join(rows)
 

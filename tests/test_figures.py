@@ -1,14 +1,21 @@
 """Figures are tested by what they are drawn from."""
 
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
-from fsdlib.figures import gallery, label_colours, overlay, principal_colours, show_caption, show_class_iou, show_confusion, show_overlay, show_scores
+from fsdlib.figures import (
+    ADDED, REMOVED, gallery, label_colours, overlay, principal_colours, show_caption, show_cells, show_class_iou, show_confusion, show_difference,
+    show_interval, show_map, show_mask, show_overlay, show_protocols, show_published, show_refinement, show_scores, show_shares, show_stages,
+)  # fmt: skip
 from fsdlib.words import words
 
 
@@ -74,3 +81,76 @@ def test_scores_are_sorted_bars_with_one_that_stands_out():
     ax = show_scores(dict(rgb=0.25, diffusion=0.5), highlighted="diffusion")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["diffusion", "rgb"] and [bar.get_width() for bar in ax.patches] == [0.5, 0.25]
     assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor() and {t.get_text() for t in ax.texts} == {"0.500", "0.250"}
+
+
+BEFORE, AFTER = np.array([[True, True], [False, False]]), np.array([[True, False], [True, False]])
+
+
+def test_a_difference_paints_what_came_and_what_went():
+    ax = show_difference(np.full((2, 2, 3), 100, np.uint8), BEFORE, AFTER)
+    drawn = ax.images[0].get_array() / 255
+    assert np.allclose(drawn[1, 0], to_rgb(ADDED), atol=0.01) and np.allclose(drawn[0, 1], to_rgb(REMOVED), atol=0.01)
+    assert drawn[0, 0].mean() < drawn[1, 1].mean()  # what stayed is darker than what was never in
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["added 1 px", "removed 1 px"]
+
+
+def test_a_mask_keeps_its_colours_and_pales_the_rest():
+    image = np.array([[[200, 0, 0]] * 2] * 2, np.uint8)
+    drawn = show_mask(image, BEFORE).images[0].get_array()
+    assert drawn[0, 0].tolist() == [200, 0, 0] and len(set(drawn[1, 0].tolist())) == 1
+
+
+def test_a_map_shows_its_values_on_the_scale_it_is_given_and_marks_the_point():
+    ax = show_map(np.array([[0.0, 0.25], [0.5, 1.0]]), point=(1, 0), unit="probability")
+    assert ax.images[0].get_array().tolist() == [[0, 0.25], [0.5, 1]] and ax.images[0].get_clim() == (0, 1)
+    assert ax.lines[0].get_xydata().tolist() == [[0, 1]]
+
+
+def test_refinement_is_shown_with_the_iou_of_both_masks_where_the_truth_is_known():
+    image = np.zeros((2, 2, 3), np.uint8)
+    assert [ax.get_title() for ax in show_refinement(image, BEFORE, AFTER, BEFORE).axes] == ["before, IoU 1.00", "after, IoU 0.33", "what changed"]
+    assert [ax.get_title() for ax in show_refinement(image, BEFORE, AFTER).axes] == ["before", "after", "what changed"]
+
+
+def test_the_strip_of_stages_shows_each_and_the_caption():
+    result = SimpleNamespace(
+        names=("background", "cat"), caption="a cat", masks=np.zeros((2, 4, 4), bool), clusters=np.zeros((2, 2), np.uint8),
+        coarse=np.ones((4, 4), np.uint8), labels=np.eye(4, dtype=np.uint8),
+    )  # fmt: skip
+    image, maps = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0).random((5, 2, 2), np.float32)
+    figure = show_stages(image, result, maps, np.full((4, 4), 255, np.uint8), title="worst")
+    assert [ax.get_title() for ax in figure.axes] == ["picture", "features (PCA)", "2 clusters", "named", "refined", "truth"]
+    assert figure.get_suptitle() == 'worst | "a cat"' and len(show_stages(image, result, maps).axes) == 5
+
+
+def test_cells_are_written_with_their_labels():
+    ax = show_cells(np.array([[0, 1], [2, 255]], np.uint8))
+    assert [text.get_text() for text in ax.texts] == ["0", "1", "2", "V"]
+    assert np.array_equal(ax.images[0].get_array(), label_colours(np.array([[0, 1], [2, 255]])))
+
+
+def test_protocols_stand_side_by_side_in_percent():
+    ax = show_protocols(pd.DataFrame(dict(dataset=[0.5, 0.25], per_image=[0.75, -0.1]), index=["one", "two"]))
+    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[50, 25], [75, -10]]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dataset", "per_image"]
+
+
+def test_published_numbers_of_two_protocols_never_share_a_panel():
+    table = pd.DataFrame(dict(system=["a", "b", "c"], protocol=["dataset", "per_image", "dataset"], voc21=[40.0, 50.0, 30.0], coco=[1.0, 2.0, np.nan]))
+    figure = show_published(table, dict(voc21="VOC", coco="COCO"))
+    assert [ax.get_title() for ax in figure.axes] == ["protocol: dataset", "protocol: per_image"]
+    assert [ax.lines[0].get_xdata().tolist() for ax in figure.axes] == [[30, 40], [50]] and figure.axes[1].lines[1].get_xdata().tolist() == [2]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c", "a"]
+
+
+def test_an_interval_is_a_line_with_its_value_on_it():
+    ax = show_interval(dict(best=(0.5, 0.4, 0.7), paper=(0.25, 0.2, 0.3)))
+    assert [line.get_xdata()[0] if len(line.get_xdata()) == 1 else list(line.get_xdata()) for line in ax.lines] == [[40, 70], 50, [20, 30], 25]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["best", "paper"]
+
+
+def test_shares_are_bars_in_the_order_given_with_their_part_of_the_whole():
+    ax = show_shares(dict(found=3, caption=1, names=0), unit="objects")
+    assert [bar.get_width() for bar in ax.patches] == [3, 1, 0] and [label.get_text() for label in ax.get_yticklabels()] == ["found", "caption", "names"]
+    assert [text.get_text() for text in ax.texts] == ["3 (75 %)", "1 (25 %)", "0 (0 %)"]

@@ -9,8 +9,9 @@ from fsdlib.clusters import masks
 from fsdlib.datasets import Vocabulary, open_dataset, palette
 from fsdlib.features import image_seed
 from fsdlib.names import score, views
-from fsdlib.pipeline import segment, segment_batch
+from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe
+from fsdlib.refinement import paint, refine_pamr
 
 RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none")]  # fmt: skip
 
@@ -75,6 +76,23 @@ def test_without_refinement_the_labels_are_the_named_clusters(mini, scene, vocab
     result = segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary)
     for mask, text in zip(result.masks, result.assigned):
         assert np.all(result.labels[mask] == (0 if text < 0 else vocabulary.names.index(result.texts[text])))
+
+
+def test_the_coarse_labels_are_those_of_an_unrefined_run(mini, scene, vocabulary, result):
+    assert np.array_equal(result.coarse, segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary).labels)
+
+
+def test_pamr_refines_the_named_regions_with_the_recipes_options(mini, scene, vocabulary):
+    recipe = BEST.with_changes(refinement="pamr", pamr_iterations=3, pamr_dilations=(1, 2))
+    result = segment(scene.image, mini, recipe, vocabulary)
+    labels = [label for label in np.unique(result.coarse) if label]
+    regions = np.array([result.coarse == label for label in labels])
+    assert np.array_equal(result.labels, paint(refine_pamr(scene.image, regions, 3, (1, 2)), labels))
+
+
+def test_what_was_perceived_once_is_segmented_as_from_the_start(mini, scene, vocabulary, result):
+    again = segment_perceived(scene.image, perceive([scene.image], mini, PAPER)[0], mini, PAPER, vocabulary)
+    assert np.array_equal(again.labels, result.labels) and again.caption == result.caption and again.seeds == result.seeds
 
 
 def test_a_list_of_names_works_as_a_vocabulary(mini, scene):

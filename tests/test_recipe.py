@@ -24,6 +24,8 @@ PUBLISHED = dict(
     # 9 refine: two-label dense CRF
     refinement="crf", crf_gt_prob=0.9, crf_gaussian_sxy=20.0, crf_gaussian_compat=5.0,
     crf_bilateral_sxy=20.0, crf_bilateral_srgb=20.0, crf_bilateral_compat=100.0, crf_iterations=10,
+    # the alternative that the published method wires
+    pamr_iterations=10, pamr_dilations=(1, 2, 4, 8, 12, 24),
 )  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_a_value_of_another_type_raises_and_is_never_converted(option, value):
     [
         ("clusters", 0), ("timestep", -1), ("timestep", 1000), ("crf_gt_prob", 1.0), ("crf_gt_prob", 0.0), ("crf_iterations", 0),
         ("background_threshold", -0.1), ("background_threshold", 1.1), ("noise_samples", 0), ("taps", "keys"), ("tap_blocks", "some"),
-        ("clustering", "dbscan"), ("view", "blur"), ("assignment", "hungarian"), ("refinement", "pamr"), ("vocabulary_mode", "half"),
+        ("clustering", "dbscan"), ("view", "blur"), ("assignment", "hungarian"), ("refinement", "grabcut"), ("pamr_iterations", 0), ("pamr_dilations", (0, 1)), ("vocabulary_mode", "half"),
         ("text_templates", ()), ("text_templates", ("a photo",)), ("class_prompt", "A photo of"), ("caption_min_tokens", 31),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@ import pytest
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 
-from fsdlib.refinement import paint, refine
+from fsdlib.refinement import kernel, marginals, paint, pamr, pamr_weights, refine, refine_pamr
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,105 @@ def test_no_masks_stay_no_masks(rough):
 def test_views_of_other_arrays_are_refined_as_their_copies(rough):
     image, masks = rough
     assert np.array_equal(refine(image[:, ::-1], masks[:1, :, ::-1]), refine(image[:, ::-1].copy(), masks[:1, :, ::-1].copy()))
+
+
+def test_the_marginals_are_what_the_refined_masks_come_from(rough):
+    image, masks = rough
+    believed = marginals(image, masks[0], **OTHER)
+    assert believed.shape == (2, *masks[0].shape) and believed.dtype == np.float32 and np.allclose(believed.sum(axis=0), 1, atol=1e-5)
+    assert np.array_equal(believed[1] > believed[0], refine(image, masks[:1], **OTHER)[0])
+
+
+def by_brute_force(image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations):
+    """Mean field over all pairs of pixels, the kernels divided by the roots of both pixels' sums."""
+    height, width = mask.shape
+    smoothness, appearance = (
+        np.stack([kernel(image, row, column, sxy, srgb).ravel() for row in range(height) for column in range(width)])
+        for sxy, srgb in ((gaussian_sxy, None), (bilateral_sxy, bilateral_srgb))
+    )
+    smoothness, appearance = (k / np.sqrt(np.outer(k.sum(axis=1), k.sum(axis=1))) for k in (smoothness, appearance))
+    unary = -np.log(np.where(np.stack([~mask, mask]).reshape(2, -1), gt_prob, 1 - gt_prob))
+    believed = np.exp(-unary)
+    for _ in range(iterations):
+        believed = np.exp(-unary + gaussian_compat * believed @ smoothness + bilateral_compat * believed @ appearance)
+        believed /= believed.sum(axis=0)
+    return believed.reshape(2, height, width)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(gt_prob=0.9, gaussian_sxy=3, gaussian_compat=1, bilateral_sxy=3, bilateral_srgb=20, bilateral_compat=1, iterations=1),
+        dict(gt_prob=0.7, gaussian_sxy=2, gaussian_compat=1, bilateral_sxy=4, bilateral_srgb=40, bilateral_compat=1, iterations=10),
+    ],
+)
+def test_the_crf_is_mean_field_over_all_pairs_with_symmetric_normalisation(options):
+    """pydensecrf filters on a lattice, which is near the sum over all pairs and not equal to it."""
+    image = np.full((8, 8, 3), (60, 60, 90), np.uint8)
+    image[2:6, 2:6] = (200, 80, 60)
+    mask = np.zeros((8, 8), bool)
+    mask[2:6, 2:5] = mask[1, 1] = True
+    assert np.abs(by_brute_force(image, mask, **options) - marginals(image, mask, **options)).max() < 0.05
+
+
+def test_the_kernels_worked_by_hand():
+    image = np.zeros((5, 5, 3), np.uint8)
+    image[4, 3] = (0, 6, 8)  # 3 columns, 4 rows and 10 levels from (0, 0)
+    assert kernel(image, 0, 0, sxy=5)[4, 3] == pytest.approx(np.exp(-0.5)) and kernel(image, 0, 0, sxy=5)[0, 0] == 1
+    appearance = kernel(image, 0, 0, sxy=5, srgb=10)
+    assert appearance[4, 3] == pytest.approx(np.exp(-1)) and appearance[3, 4] == pytest.approx(np.exp(-0.5))
+
+
+# ------------------------------------------------------------------------------------------------------------- PAMR
+
+
+def test_pamr_on_one_row_worked_by_hand():
+    # One row repeats above and below itself: a pixel averages three of its left, two of itself, three of its right.
+    image, mask = np.zeros((1, 5, 3), np.uint8), np.array([[[0, 0, 1, 0, 0]]], bool)
+    weights = pamr_weights(image, dilations=(1,))
+    assert weights.shape == (8, 1, 5) and np.allclose(weights, 1 / 8)
+    assert np.allclose(pamr(weights, mask, 1, (1,))[0, 0], [0, 3 / 8, 2 / 8, 3 / 8, 0])
+    assert pamr(weights, mask, 2, (1,))[0, 0, 2] == pytest.approx((3 * 3 + 2 * 2 + 3 * 3) / 64)
+
+
+def test_pamrs_weight_across_an_edge_worked_by_hand():
+    # Around the second pixel: six values 0 and three 100, deviation 50; across the edge 100 / (0.1 * 50) = 20.
+    image = np.repeat(np.array([[0, 0, 100, 100]], np.uint8)[..., None], 3, axis=2)
+    weights = pamr_weights(image, dilations=(1,))[:, 0, 1]
+    assert np.allclose(np.log(weights / weights[0]), [0, 0, -20, 0, -20, 0, 0, -20], atol=1e-4)
+
+
+def test_pamrs_weights_sum_to_one_at_every_pixel(rough):
+    weights = pamr_weights(rough[0])
+    assert weights.shape == (48, 120, 180) and weights.min() >= 0 and np.allclose(weights.sum(axis=0), 1, atol=1e-5)
+
+
+def test_on_a_constant_picture_pamr_leaves_a_masks_mean_as_long_as_it_is_off_the_border():
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, 15:22, 18:25] = True
+    weights = pamr_weights(np.full((40, 40, 3), 90, np.uint8), (1, 2))
+    assert pamr(weights, mask, 5, (1, 2)).mean() == pytest.approx(mask.mean(), rel=1e-5)
+
+
+def test_an_empty_mask_and_a_full_one_are_fixed_points_of_pamr(rough):
+    image, masks = rough
+    uniform = np.stack([np.zeros_like(masks[0]), np.ones_like(masks[0])])
+    assert np.array_equal(refine_pamr(image, uniform), uniform)
+
+
+def test_pamr_respects_the_edge_between_two_colours():
+    image = np.zeros((30, 30, 3), np.uint8)
+    image[:, :15], image[:, 15:] = (220, 40, 40), (40, 40, 220)
+    rough = np.random.default_rng(0).random((1, 30, 30)) < np.where(np.arange(30) < 15, 0.7, 0.2)
+    assert np.array_equal(refine_pamr(image, rough, dilations=(1, 2, 4))[0], np.broadcast_to(np.arange(30) < 15, (30, 30)))
+
+
+def test_pamr_refines_each_mask_for_itself_and_alike_every_time(rough):
+    image, masks = rough
+    together = refine_pamr(image, masks)
+    assert together.shape == masks.shape and together.dtype == bool and np.array_equal(together, refine_pamr(image.copy(), masks))
+    assert all(np.array_equal(together[k], refine_pamr(image, masks[k : k + 1])[0]) for k in range(len(masks)))
+    assert refine_pamr(image, masks[:0]).shape == (0, 120, 180)
 
 
 def test_row_10_worked_by_hand():

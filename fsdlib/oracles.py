@@ -1,0 +1,153 @@
+"""Oracles: the pipeline with stages replaced by the truth, which says what each stage costs and what mending it is worth.
+
+Closed vocabulary only: the truth knows classes, not words.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from fsdlib import clusters as clustering
+from fsdlib import pipeline, refinement, scores, words
+from fsdlib.datasets import VOID, Vocabulary
+from fsdlib.features import stack
+from fsdlib.models import Models
+from fsdlib.pipeline import Perception, Result
+from fsdlib.recipe import Recipe
+
+STAGES = ("caption", "masks", "names", "refinement")
+# Nothing mended, each stage alone, then one after the other in the pipeline's order.
+ALONE = ((), *((stage,) for stage in STAGES))
+TOGETHER = tuple(STAGES[:count] for count in range(len(STAGES) + 1))
+
+
+def segment_with(
+    image: np.ndarray, truth: np.ndarray, models: Models, recipe: Recipe, vocabulary: Vocabulary, perfect: Sequence[str] = (), seed: int = 0,
+    known: dict | None = None,
+) -> np.ndarray:
+    """The label map, (H, W) uint8, that the pipeline makes where the stages in `perfect` know the truth; with none of them, `segment`'s.
+
+    caption: the candidates are the classes truly present. masks: one mask for each class of the truth and one for the
+    background (with the void) stand in for the clusters. names: each mask has the class that most of its pixels have, or
+    background. refinement: a named region becomes the true mask of its class where most of the one lies in the other,
+    so that its edges move and its missing parts come, but nothing is found that was not; other regions are refined as
+    the recipe says, and painted after those.
+
+    image: (H, W, 3) uint8; truth: (H, W) labels, 255 for void. known: a dict for what was computed before for this picture,
+    models, recipe and seed; calls that are given the same one compute each thing once ("perception" may be put in from
+    `fsdlib.pipeline.perceive`). Raises ValueError for other stages and for an open vocabulary.
+    """
+    unknown = [stage for stage in perfect if stage not in STAGES]
+    if unknown:
+        raise ValueError(f"no stage is called {unknown[0]!r}: choose from {', '.join(STAGES)}")
+    if recipe.vocabulary_mode != "closed":
+        raise ValueError(f"recipe {recipe.name!r} gives free names, which a truth of classes cannot judge: use vocabulary_mode='closed'")
+    known = {} if known is None else known
+    perception = _once(known, "perception", lambda: pipeline.perceive([image], models, recipe, seed)[0])
+    found = words.words(perception.caption)
+    if "caption" in perfect:
+        present = np.setdiff1d(truth, (0, VOID)).tolist()
+    else:
+        present = words.present(pipeline.closed_candidates(found, models, recipe, vocabulary))
+    choice = pipeline.choices(found, present, recipe, vocabulary)
+
+    if "masks" in perfect:
+        masks, source = true_masks(truth), "truth"
+    else:
+        stacked = _once(known, "features", lambda: stack(perception.maps, recipe.feature_grid, recipe.normalise))
+        source = len(choice.eligible)  # all that the clusters depend on, beside the picture
+        masks = clustering.masks(_once(known, ("clusters", source), lambda: pipeline.grouped(stacked, image, source, recipe, seed)), *truth.shape)
+
+    if "names" in perfect:
+        assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
+    else:
+        assigned = pipeline.assign(_once(known, ("scores", source), lambda: pipeline.scored(image, masks, choice, models, recipe)), choice, recipe)
+
+    regions, labels = pipeline.named_regions(masks, assigned, choice, recipe)
+    mended = ["refinement" in perfect and _mostly_within(region, truth == label) for region, label in zip(regions, labels)]
+    final = [
+        truth == label if true else _once(known, ("refined", region.tobytes()), lambda: pipeline.refined(image, region[None], recipe)[0])
+        for region, label, true in zip(regions, labels, mended)
+    ]
+    order = sorted(range(len(final)), key=lambda i: not mended[i])
+    return refinement.paint(np.array([final[i] for i in order], bool).reshape(-1, *truth.shape), [labels[i] for i in order])
+
+
+def _once(known: dict, key, compute):
+    """What `known` holds under the key, computed where it is not there yet."""
+    if key not in known:
+        known[key] = compute()
+    return known[key]
+
+
+def true_masks(truth: np.ndarray) -> np.ndarray:
+    """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one."""
+    filled = np.where(truth == VOID, 0, truth)
+    return filled == np.unique(filled)[:, None, None]
+
+
+def worth(
+    images: Sequence[np.ndarray], truths: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary, seed: int = 0,
+    variants: Sequence[Sequence[str]] = tuple(dict.fromkeys(ALONE + TOGETHER)), perceptions: Sequence[Perception | None] | None = None,
+) -> pd.DataFrame:
+    """Both protocols' mIoU with each set of perfect stages: one row a variant, columns `dataset` and `per_image`, 0 to 1.
+
+    perceptions: one a picture, where they are at hand, from `fsdlib.pipeline.perceive`.
+    """
+    counts: list[list[np.ndarray]] = [[] for _ in variants]
+    for image, truth, perception in zip(tqdm(images, desc="oracles"), truths, perceptions or [None] * len(images), strict=True):
+        known = {} if perception is None else dict(perception=perception)
+        for of_variant, perfect in zip(counts, variants):
+            labels = segment_with(image, truth, models, recipe, vocabulary, perfect, seed, known)
+            of_variant.append(scores.confusion(labels, truth, len(vocabulary)))
+    return pd.DataFrame([scores.miou(of_variant) for of_variant in counts], index=[" + ".join(perfect) or "none" for perfect in variants])
+
+
+def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
+    """Where each true class of a picture was lost, one row a class: IoU after each stage, and the first stage that lost it.
+
+    in_caption: whether the class was a candidate. best_clusters: the IoU of the union of clusters that fits it best.
+    named: the IoU of what carries its name before refinement. final: the IoU of what is painted. lost_at: "" where
+    `final` is above 0.5, else the first of "caption" (no candidate), "clusters" (best_clusters at most 0.5), "names"
+    (named at most 0.5) and "refinement". The void counts for nothing. truth: (H, W) labels, 255 for void.
+    """
+    known = truth != VOID
+    candidates = {candidate.label for candidate in result.candidates if candidate.kept}
+    rows = []
+    for label in np.setdiff1d(truth, (0, VOID)):
+        target = truth == label
+        row = dict(
+            name=result.names[label], in_caption=bool(label in candidates), best_clusters=best_union(result.masks, target, known),
+            named=_iou(result.coarse == label, target, known), final=_iou(result.labels == label, target, known),
+        )  # fmt: skip
+        lost = dict(caption=not row["in_caption"], clusters=row["best_clusters"] <= 0.5, names=row["named"] <= 0.5, refinement=True)
+        rows.append(row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here)))
+    return pd.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
+
+
+def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> float:
+    """The highest IoU that a union of masks, (K, H, W) bool and disjoint, can have with the target, (H, W) bool.
+
+    Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU rises.
+    """
+    known = np.ones_like(target) if known is None else known
+    inside, outside = (masks & target & known).sum(axis=(1, 2)), (masks & ~target & known).sum(axis=(1, 2))
+    order = np.argsort(-inside / np.maximum(inside + outside, 1), kind="stable")
+    return float((np.cumsum(inside[order]) / ((target & known).sum() + np.cumsum(outside[order]))).max())
+
+
+def _iou(found: np.ndarray, target: np.ndarray, known: np.ndarray) -> float:
+    return float((found & target & known).sum() / ((found | target) & known).sum())
+
+
+def _majority(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The label that most of each mask's pixels have, (K,) int; void has no vote."""
+    votes = [np.bincount(truth[mask & (truth != VOID)], minlength=1) for mask in masks]
+    return np.array([vote.argmax() for vote in votes])
+
+
+def _mostly_within(region: np.ndarray, target: np.ndarray) -> bool:
+    """Whether most of the one lies in the other."""
+    return bool(2 * (region & target).sum() > min(region.sum(), target.sum()))

@@ -7,8 +7,7 @@ from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from scipy.special import softmax
 
-
-# How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release; the paper's formula has none.
+# How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
 
 

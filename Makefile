@@ -14,7 +14,7 @@ ROOT ?=
 CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
-.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train style rehearsal notebooks
+.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,9 +58,13 @@ unit: .venv/installed ## the unit tests alone
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_notebooks.py
 
 notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
-	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
+	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.clear_notebook_metadata=False \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' notebooks/*.ipynb
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' $(or $(ONLY),notebooks/*.ipynb)
+	@$(BIN)/python -m fsdlib.book --index
+
+book: .venv/installed ## the walk as web pages that open without a server: reports/book/index.html
+	@$(BIN)/python -m fsdlib.book
 
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks

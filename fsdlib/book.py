@@ -95,7 +95,7 @@ BAR = '<p style="font: 14px sans-serif; margin: 1em 2em">{}</p>'
 SHEET = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>The notebooks</title><style>
 body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
-td {{ vertical-align: middle; padding: .6em }} img {{ width: 300px }}
+td {{ vertical-align: middle; padding: .6em }} img {{ width: 300px }} .anchor-link {{ display: none }}
 </style></head><body>{}</body></html>
 """
 

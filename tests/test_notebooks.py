@@ -1,6 +1,7 @@
 """Notebooks through papermill with other parameters, and what every committed notebook must be."""
 
 import json
+import re
 
 import nbformat
 import numpy as np
@@ -11,6 +12,10 @@ from PIL import Image
 from fsdlib.project import NOTEBOOKS
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
+WALK = [path for path in ALL if "01" <= path.stem[:2] <= "07"]
+# What is written like a number and is none: code, formulas, links, papers, versions, licences.
+NAMES = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)|arXiv:? ?\d+\.\d+|SD[ -]?\d\.\d|Diffusion \d\.\d|CC BY(?:-SA)? \d\.\d", re.S)
+NUMBER = re.compile(r"\d+\.\d+|\d+(?= ?%)")
 
 
 @pytest.fixture(params=ALL, ids=lambda path: path.stem)
@@ -44,6 +49,33 @@ def test_notebooks_hold_no_machine_details(notebook):
     assert "papermill" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
 
 
+def test_numbers_in_the_text_are_asserted_in_a_cell(notebook):
+    """Decimals and percentages in the prose stand in a cell that asserts something, or among the parameters."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    held = " ".join(cell.source for cell in code if "assert" in cell.source or "parameters" in cell.metadata.get("tags", []))
+    prose = " ".join(NAMES.sub(" ", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    assert not {number for number in NUMBER.findall(prose) if number not in held}
+
+
+@pytest.mark.parametrize("path", WALK, ids=lambda path: path.stem)
+def test_the_walk_asks_shows_and_sets_exercises(path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert "?" in prose[0] and any("## What we saw" in text for text in prose) and any("## Try this" in text for text in prose)
+    assert sum(text.count("<details>") for text in prose) >= 2
+    figures = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if "image/jpeg" in output.get("data", {})]
+    assert len(figures) >= 4 and len(" ".join(prose).split()) >= 1000
+
+
+def test_the_walk_is_whole_and_small():
+    assert [path.stem[:2] for path in WALK] == [f"0{i}" for i in range(1, 8)]
+    assert sum(path.stat().st_size for path in ALL) < 8_000_000
+
+
+def test_no_widget_state_is_committed(notebook):
+    assert "widgets" not in notebook.metadata
+
+
 def execute(name: str, tmp_path, **parameters):
     return papermill.execute_notebook(NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters=parameters, progress_bar=False)
 
@@ -54,6 +86,24 @@ def test_papermill_runs_the_quickstart_on_another_scene(tmp_path):
     labels = np.asarray(Image.open(tmp_path / "scene_5_best.png"))
     assert saved["recipe"]["name"] == "best"
     assert {saved["names"][label] for label in np.unique(labels) if label} == set(saved["found"])
+
+
+OTHERWISE = {
+    "01_caption": dict(scene=5, seed=1),
+    "02_diffusion_features": dict(scene=5, seed=1),
+    "03_clusters": dict(scene=5, seed=1),
+    "04_naming": dict(scene=5, seed=1),
+    "05_refinement": dict(scene=5, recipe="paper", count=6),
+    "06_pipeline": dict(scene=5, recipe="paper", count=6),
+    "07_protocols": dict(count=6, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_papermill_walks_with_other_parameters(name, tmp_path):
+    path = NOTEBOOKS / f"{name}.ipynb"
+    assert set(OTHERWISE[name]) <= set(papermill.inspect_notebook(path))
+    execute(name, tmp_path, **OTHERWISE[name])
 
 
 def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):

@@ -126,11 +126,14 @@ def _from_features(image, sentence, maps, taps, models, recipe, vocabulary, seed
     found = words.words(sentence)
     eligible, texts, background, names, chosen = _choices(found, models, recipe, vocabulary)
     seeds = {purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")}
-    count = recipe.clusters + (len(eligible) if recipe.cluster_choice == "candidates" else 0)
     stacked = stack(maps, recipe.feature_grid, recipe.normalise)
-    clusters = clustering.cluster(stacked, count, seeds["clusters"], recipe.clustering, recipe.restarts)
+    if recipe.clustering == "normalised_cut":
+        clusters = clustering.normalised_cut(stacked, recipe.ncut_threshold, recipe.ncut_power)
+    else:
+        count = recipe.clusters + (len(eligible) if recipe.cluster_choice == "candidates" else 0)
+        clusters = clustering.cluster(stacked, count, seeds["clusters"], recipe.clustering, recipe.restarts, recipe.ncut_power)
     masks = clustering.masks(clusters, *image.shape[:2])
-    scores = naming.score(naming.views(image, masks, recipe.view), texts, models.clip, recipe.text_templates) if texts else np.zeros((len(masks), 0), np.float32)
+    scores = naming.score_masks(image, masks, texts, models.clip, recipe.view, recipe.text_templates) if texts else np.zeros((len(masks), 0), np.float32)
     labels_of_texts = {index: names.index(texts[index]) for index in eligible}
     if not eligible:
         assigned = np.full(len(masks), -1)

@@ -1,15 +1,17 @@
 """Stages 5 and 6, clusters and masks: positions with like features become regions of the picture (RECIPE rows 5, 6)."""
 
 import numpy as np
+import scipy.linalg
 from PIL import Image
-from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 from sklearn.metrics import silhouette_score
 
 
-def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10) -> np.ndarray:
+def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10, power: float = 10) -> np.ndarray:
     """Group the positions of (C, h, w) features into `count` clusters: (h, w) uint8, numbered from 0.
 
-    method: "kmeans" (k-means++, Euclidean, the best of `restarts`) or "agglomerative" (Ward, which needs no seed).
+    method: "kmeans" (k-means++, Euclidean, the best of `restarts`), "agglomerative" (Ward, which needs no seed) or
+    "spectral" (k-means, with `restarts`, on the eigenvectors of the cosine affinity to a `power`, see `affinity`).
     Raises ValueError for other methods and where `count` exceeds the number of positions or 256.
     """
     channels, height, width = features.shape
@@ -21,9 +23,89 @@ def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans",
         labels = KMeans(count, init="k-means++", n_init=restarts, random_state=seed % 2**32).fit_predict(positions)
     elif method == "agglomerative":
         labels = AgglomerativeClustering(count).fit_predict(positions) if count > 1 else np.zeros(len(positions))
+    elif method == "spectral":
+        spectral = SpectralClustering(count, affinity="precomputed", n_init=restarts, random_state=seed % 2**32)
+        labels = spectral.fit_predict(affinity(features, power)) if count > 1 else np.zeros(len(positions))
     else:
-        raise ValueError(f"no clustering is called {method!r}: choose kmeans or agglomerative")
+        raise ValueError(f"no clustering into a given number is called {method!r}: choose kmeans, agglomerative or spectral")
     return labels.reshape(height, width).astype(np.uint8)
+
+
+def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
+    """How alike the positions of (C, h, w) features are, 0 to 1: the cosine, negative ones as 0, to a power; (h * w, h * w) float64.
+
+    A high power keeps near neighbours alone (DiffCut, arXiv 2406.02842, has 10). Nothing is below 1e-8, so that the
+    graph is connected, without which its second eigenvector is not defined.
+    """
+    positions = features.reshape(len(features), -1).T.astype(np.float64)
+    unit = positions / np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
+    return np.maximum(np.maximum(unit @ unit.T, 0) ** power, 1e-8)
+
+
+def cut_value(affinities: np.ndarray, side: np.ndarray) -> float:
+    """The normalised cut between the nodes of one side and the others (Shi and Malik, 2000): what the cut parts, as a share of
+    all that each side is tied to, summed over both sides.
+
+    affinities: (N, N), symmetric; side: (N,) bool, neither all nor none. Near 0 for groups that stand apart, 1 where all
+    nodes are alike.
+    """
+    severed, degrees = affinities[side][:, ~side].sum(), affinities.sum(axis=1)
+    return float(severed / degrees[side].sum() + severed / degrees[~side].sum())
+
+
+def bisect(affinities: np.ndarray) -> tuple[np.ndarray, float]:
+    """The best of the normalised cuts along the graph's second generalised eigenvector: one side, (N,) bool, and the cut's value.
+
+    affinities: (N, N) with N of 2 or more, symmetric, every degree above 0. All N - 1 places to split the eigenvector are tried.
+    """
+    degrees = affinities.sum(axis=1)
+    laplacian = np.diag(degrees) - affinities
+    vector = scipy.linalg.eigh(laplacian, np.diag(degrees), subset_by_index=(1, 1))[1][:, 0]
+    order = vector.argsort(kind="stable")
+    # one side grows node by node: what it is tied to, and what of that lies within it
+    tied = degrees[order].cumsum()[:-1]
+    ordered = affinities[np.ix_(order, order)]
+    within = (2 * np.tril(ordered, -1).sum(axis=1) + np.diag(ordered)).cumsum()[:-1]
+    values = (tied - within) / tied + (tied - within) / (degrees.sum() - tied)
+    best = int(values.argmin())
+    side = np.zeros(len(degrees), bool)
+    side[order[: best + 1]] = True
+    return side, float(values[best])
+
+
+def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 10) -> np.ndarray:
+    """Group the positions of (C, h, w) features by cutting their graph in two again and again: (h, w) uint8, numbered as they are met.
+
+    The number of segments is found, not given: a part is cut while its best cut's value is at most `threshold`, which is
+    above 0 and below 1 (recursive normalised cut as in DiffCut, arXiv 2406.02842, section 3). Raises ValueError for other
+    thresholds and where more than 256 segments come out.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"the threshold of a normalised cut is {threshold}: it lies between 0 and 1, the value at which even equal positions are cut apart")
+    affinities = affinity(features, power)
+    waiting, segments = [np.arange(len(affinities))], []
+    while waiting:
+        part = waiting.pop()
+        side, value = bisect(affinities[np.ix_(part, part)]) if len(part) > 1 else (None, np.inf)
+        if value <= threshold:
+            waiting += [part[side], part[~side]]
+        else:
+            segments.append(part)
+    if len(segments) > 256:  # their numbers are uint8
+        raise ValueError(f"a threshold of {threshold} cuts the features into {len(segments)} segments, more than 256: lower it")
+    labels = np.zeros(len(affinities), np.uint8)
+    for number, segment in enumerate(sorted(segments, key=min)):
+        labels[segment] = number
+    return labels.reshape(features.shape[1:])
+
+
+def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
+    """What k-means makes small: the squared distances of positions to the mean of their cluster, summed.
+
+    features: (C, h, w); clusters: (h, w) integers, of any method.
+    """
+    positions, labels = features.reshape(len(features), -1).T.astype(np.float64), clusters.ravel()
+    return float(sum(((positions[labels == k] - positions[labels == k].mean(axis=0)) ** 2).sum() for k in np.unique(labels)))
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:

@@ -9,6 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
+from PIL import Image
+from skimage.segmentation import mark_boundaries
 from sklearn.decomposition import PCA
 
 from fsdlib.datasets import palette
@@ -206,11 +208,12 @@ def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = ""):
 
 
 def show_map(
-    values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None, limits: tuple[float, float] = (0, 1), scale: bool = True
-):
+    values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None,
+    limits: tuple[float | None, float | None] = (None, None), scale: bool = True, cmap: str = "viridis",
+):  # fmt: skip
     """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
     ax = ax or plt.subplots()[1]
-    drawn = ax.imshow(values, cmap="viridis", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    drawn = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if scale:
         ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label=unit)
     if point is not None:
@@ -324,4 +327,38 @@ def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "
     ax.margins(x=0.18)
     ax.set(title=title, xlabel=unit)
     sns.despine(ax=ax)
+    return ax
+
+
+def show_points(points: np.ndarray, colours: np.ndarray, ax=None, title: str = "", centres: np.ndarray | None = None):
+    """Draw (N, 2) points in their colours, (N,) integers of clusters or (N, 3) uint8 RGB; (K, 2) centres as crosses of theirs."""
+    ax = ax or plt.subplots(figsize=(3.4, 3.2))[1]
+    ax.scatter(*points.T, s=7, c=_as_colours(colours), linewidths=0)
+    if centres is not None:
+        ax.scatter(*centres.T, s=130, marker="X", c=_as_colours(np.arange(len(centres))), edgecolors="black", linewidths=1.2)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def _as_colours(colours: np.ndarray) -> np.ndarray:
+    return CLUSTER_COLOURS[colours % len(CLUSTER_COLOURS)] if colours.ndim == 1 else colours / 255
+
+
+def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
+    """Draw the picture tinted by its clusters, (h, w) uint8, which are enlarged to it by nearest neighbour, with their borders."""
+    enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
+    tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
+    return show_image((255 * mark_boundaries(tinted, enlarged, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title)
+
+
+def show_score_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax=None, title: str = "", unit: str = "probability", decimals: int = 2):
+    """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name; the best of each row is in bold."""
+    ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
+    sns.heatmap(values, annot=True, fmt=f".{decimals}f", cmap="Blues", linewidths=0.5, linecolor="0.9", annot_kws=dict(fontsize=8), cbar_kws=dict(label=unit), xticklabels=columns, yticklabels=rows, ax=ax)
+    for text, best in zip(ax.texts, (np.arange(len(columns)) == values.argmax(axis=1)[:, None]).ravel()):
+        text.set_fontweight("bold" if best else "normal")
+    ax.set_title(title, fontsize=10)
+    ax.tick_params(labelsize=9, rotation=0)
+    plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return ax

@@ -274,6 +274,32 @@ class Clip:
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
         return self.model.encode_image(pixels, normalize=True).float().cpu().numpy()
 
+    @torch.no_grad()
+    def encode_patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """What the image tower holds of every patch, in the space of texts: (len(images), h, w, D) float32, not of unit length.
+
+        images: (H, W, 3) uint8 of any sizes, squashed to the tower's square, since a centre crop would leave patches without
+        a place in the picture. Vision transformers give their last tokens after the last normalisation, convolutional
+        towers (timm's) their last map, both through the projection that the pooled vector takes. Raises ValueError for other towers.
+        """
+        visual = self.model.visual
+        means = dict(mean=visual.preprocess_cfg["mean"], std=visual.preprocess_cfg["std"], interpolation=visual.preprocess_cfg["interpolation"])
+        squash = open_clip.image_transform(visual.image_size, is_train=False, resize_mode="squash", **means)
+        pixels = torch.stack([squash(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
+        if isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None:
+            tokens = visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, intermediates_only=True)["image_intermediates"][-1]
+            return (tokens.permute(0, 2, 3, 1) @ visual.proj).float().cpu().numpy()
+        if isinstance(visual, open_clip.timm_model.TimmModel):
+            maps = visual.trunk.forward_features(pixels)
+            if maps.ndim == 4 and not hasattr(visual.head, "pool"):  # each position goes through the pooling and the projection as a map of one cell
+                count, channels, height, width = maps.shape
+                cells = maps.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
+                return visual.head(visual.trunk.forward_head(cells)).reshape(count, height, width, -1).float().cpu().numpy()
+        raise ValueError(
+            f"the image tower, {type(visual).__name__}, has no patches in the space of texts: take a CLIP with open_clip's vision transformer "
+            "or a convolutional tower of timm's that pools by the mean, or another view than dense"
+        )
+
 
 @dataclass
 class Models:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from fsdlib.models import Clip
 
@@ -13,7 +14,7 @@ def views(image: np.ndarray, masks: np.ndarray, view: str = "black_frame") -> li
     image: (H, W, 3) uint8; masks: (K, H, W) bool. An empty mask shows a black frame.
     """
     if view not in ("black_frame", "crop"):
-        raise ValueError(f"no view is called {view!r}: choose black_frame or crop")
+        raise ValueError(f"no view is called {view!r}: choose black_frame or crop, or dense where masks are scored")
     shown = []
     for mask in masks:
         frame = image * mask[..., None]
@@ -32,7 +33,37 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
 
 def score(pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
     """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32."""
-    logits = clip.temperature * clip.encode_images(pictures) @ encode_names(names, clip, templates).T
+    return score_vectors(clip.encode_images(pictures), names, clip, templates)
+
+
+def score_masks(
+    image: np.ndarray, masks: np.ndarray, names: Sequence[str], clip: Clip, view: str = "black_frame", templates: Sequence[str] = ("{}",)
+) -> np.ndarray:
+    """The probability of each name for each mask, softmax over all names: (K, len(names)) float32.
+
+    view: "black_frame" and "crop" show CLIP one picture a mask (see `views`); "dense" shows it the whole picture once and
+    pools its patches under each mask (see `pooled_patches`), which needs an image tower that has them.
+    """
+    if view == "dense":
+        return score_vectors(pooled_patches(clip.encode_patches([image])[0], masks), names, clip, templates)
+    return score(views(image, masks, view), names, clip, templates)
+
+
+def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The mean of the patches under each mask, of unit length: (K, D) float32; zeros for an empty mask.
+
+    patches: (h, w, D), of one picture, as `Clip.encode_patches` returns them; masks: (K, H, W) bool. A patch counts as
+    much as the share of it that the mask covers.
+    """
+    height, width, _ = patches.shape
+    covered = [np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)) for mask in masks]
+    sums = np.reshape(covered, (len(masks), -1)) @ patches.reshape(height * width, -1)
+    return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def score_vectors(vectors: np.ndarray, names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
+    """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32."""
+    logits = clip.temperature * vectors @ encode_names(names, clip, templates).T
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
 

@@ -202,15 +202,17 @@ def choices(found: Sequence[words.Word], present: Sequence[int], recipe: Recipe,
 
 def grouped(stacked: np.ndarray, image: np.ndarray, candidates: int, recipe: Recipe, seed: int) -> np.ndarray:
     """Clusters of (C, grid, grid) features, (grid, grid) uint8, as many as the recipe asks for with that number of candidates."""
+    if recipe.clustering == "normalised_cut":
+        return clustering.normalised_cut(stacked, recipe.ncut_threshold, recipe.ncut_power)
     count = recipe.clusters + (candidates if recipe.cluster_choice == "candidates" else 0)
-    return clustering.cluster(stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts)
+    return clustering.cluster(stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts, recipe.ncut_power)
 
 
 def scored(image: np.ndarray, masks: np.ndarray, choice: Choices, models: Models, recipe: Recipe) -> np.ndarray:
     """CLIP's probabilities of every text for every mask, (K, texts) float32."""
     if not choice.texts:
         return np.zeros((len(masks), 0), np.float32)
-    return naming.score(naming.views(image, masks, recipe.view), choice.texts, models.clip, recipe.text_templates)
+    return naming.score_masks(image, masks, choice.texts, models.clip, recipe.view, recipe.text_templates)
 
 
 def assign(scores: np.ndarray, choice: Choices, recipe: Recipe) -> np.ndarray:

@@ -44,13 +44,17 @@ class Recipe(BaseModel):
     normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
 
     # clusters
-    clustering: Literal["kmeans", "agglomerative"] = Field("kmeans", description="how positions are grouped")
+    clustering: Literal["kmeans", "agglomerative", "spectral", "normalised_cut"] = Field("kmeans", description="how positions are grouped; normalised_cut finds K itself")
     cluster_choice: Literal["fixed", "candidates"] = Field("fixed", description="fixed: K = clusters; candidates: K = number of candidate classes + clusters")
     clusters: PositiveInt = Field(4, description="K, or what is added to the number of candidates")
     restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+    ncut_threshold: float = Field(0.5, gt=0, lt=1, description="normalised_cut cuts a part while its best cut's value is at most this")
+    ncut_power: PositiveFloat = Field(10.0, description="power of the cosine affinity, for spectral and normalised_cut")
 
     # names
-    view: Literal["black_frame", "crop"] = Field("black_frame", description="what CLIP sees of a mask: the frame, black outside it; or that cropped to the mask")
+    view: Literal["black_frame", "crop", "dense"] = Field(
+        "black_frame", description="what CLIP sees of a mask: the frame, black outside it; that cropped to the mask; or the picture's patches under it"
+    )
     text_templates: tuple[str, ...] = Field(("{}",), description="templates for CLIP's texts, averaged")
     assignment: Literal["one_cluster_per_class", "merge"] = Field("one_cluster_per_class", description="merge: every cluster takes its best name, clusters of one name are joined")
     background_names: tuple[str, ...] = Field((), description="names that stand for background")

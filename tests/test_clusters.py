@@ -3,7 +3,7 @@ import pytest
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.metrics import silhouette_score
 
-from fsdlib.clusters import cluster, masks, silhouette
+from fsdlib.clusters import affinity, bisect, cluster, cut_value, inertia, masks, normalised_cut, silhouette
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def partition(labels):
     return {frozenset(np.flatnonzero(labels.ravel() == k).tolist()) for k in np.unique(labels)}
 
 
-@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+@pytest.mark.parametrize("method", ["kmeans", "agglomerative", "spectral"])
 def test_tight_groups_are_found_where_they_are(blobs, method):
     features, quadrant = blobs
     labels = cluster(features, 4, seed=0, method=method)
@@ -54,7 +54,7 @@ def test_more_restarts_never_make_clusters_looser():
     assert spread(cluster(features, 8, seed=0, restarts=10)) <= spread(cluster(features, 8, seed=0, restarts=1)) + 1e-3
 
 
-@pytest.mark.parametrize("method", ["kmeans", "agglomerative"])
+@pytest.mark.parametrize("method", ["kmeans", "agglomerative", "spectral"])
 def test_one_cluster_is_everything(blobs, method):
     assert np.all(cluster(blobs[0], 1, seed=0, method=method) == 0)
 
@@ -71,7 +71,7 @@ def test_more_clusters_than_their_numbers_can_count_are_refused():
 
 
 def test_an_unknown_clustering_is_answered_with_those_there_are(blobs):
-    with pytest.raises(ValueError, match="'dbscan': choose kmeans or agglomerative"):
+    with pytest.raises(ValueError, match="'dbscan': choose kmeans, agglomerative or spectral"):
         cluster(blobs[0], 2, seed=0, method="dbscan")
 
 
@@ -100,3 +100,108 @@ def test_masks_share_the_picture_out_among_them(height, width):
 def test_masks_at_the_clusters_own_size_are_the_clusters():
     clusters = np.random.default_rng(5).integers(0, 4, (32, 32)).astype(np.uint8)
     assert np.array_equal(masks(clusters, 32, 32).argmax(axis=0), clusters)
+
+
+def test_inertia_is_what_k_means_says_it_reached():
+    features = np.random.default_rng(6).normal(size=(4, 6, 6)).astype(np.float32)
+    found = KMeans(3, n_init=2, random_state=0).fit(features.reshape(4, -1).T)
+    assert inertia(features, found.labels_.reshape(6, 6)) == pytest.approx(found.inertia_, rel=1e-5)
+    # two clusters on a line: 0, 2 around their mean 1, and 10 alone
+    assert inertia(np.float32([[[0, 2, 10]]]), np.array([[0, 0, 1]])) == 2
+
+
+# --------------------------------------------------------------------------------------------- normalised cut
+
+
+@pytest.fixture
+def chain():
+    """Four nodes in a row, each tied to itself by 1: a - b by 1, b - c by 0.5, c - d by 1."""
+    return np.array([[1, 1, 0, 0], [1, 1, 0.5, 0], [0, 0.5, 1, 1], [0, 0, 1, 1]])
+
+
+def test_the_value_of_a_cut_worked_by_hand(chain):
+    # degrees 2, 2.5, 2.5, 2. Between b and c 0.5 is severed and each side is tied to 4.5: 0.5 / 4.5 + 0.5 / 4.5 = 2 / 9.
+    assert cut_value(chain, np.array([True, True, False, False])) == pytest.approx(2 / 9)
+    # a alone: 1 is severed, a is tied to 2, the others to 7
+    assert cut_value(chain, np.array([True, False, False, False])) == pytest.approx(1 / 2 + 1 / 7)
+    # every second node: 2.5 is severed, and a and c are tied to 4.5, as b and d are
+    assert cut_value(chain, np.array([True, False, True, False])) == pytest.approx(2 * 2.5 / 4.5)
+
+
+def test_the_chain_is_cut_at_its_weakest_tie(chain):
+    side, value = bisect(chain)
+    assert side.tolist() in ([True, True, False, False], [False, False, True, True]) and value == pytest.approx(2 / 9)
+
+
+def test_the_bisection_has_the_value_it_says_and_none_along_the_eigenvector_is_lower():
+    random = np.random.default_rng(7)
+    for _ in range(5):
+        half = random.random((12, 12))
+        weights = half + half.T
+        side, value = bisect(weights)
+        assert value == pytest.approx(cut_value(weights, side)) and 0 < side.sum() < 12
+        degrees = weights.sum(axis=1)
+        values, vectors = np.linalg.eig(np.diag(1 / degrees) @ weights)  # the largest but one here is the second smallest there
+        order = vectors[:, values.real.argsort()[-2]].real.argsort()
+        for size in range(1, 12):
+            assert value <= cut_value(weights, np.isin(np.arange(12), order[:size])) + 1e-9
+
+
+def test_equal_positions_are_not_worth_cutting():
+    # of n equal nodes, any k: k (n - k) is severed, the sides are tied to k n and (n - k) n; the sum is 1
+    assert bisect(np.ones((6, 6)))[1] == pytest.approx(1)
+    assert not normalised_cut(np.ones((3, 4, 4), np.float32), threshold=0.99).any()
+
+
+def test_affinity_is_the_cosine_to_a_power_without_negative_ones():
+    features = np.float32([[[2, 1, 0, -1]], [[0, 1, 3, 0]]])  # four positions in the plane: at 0, 45, 90 and 180 degrees
+    half = 0.5**0.5
+    expected = np.array([[1, half**4, 0, 0], [half**4, 1, half**4, 0], [0, half**4, 1, 0], [0, 0, 0, 1]])
+    assert np.allclose(affinity(features, power=4), expected, atol=2e-8) and affinity(features).min() > 0
+    assert np.allclose(affinity(7 * features), affinity(features))  # lengths do not count
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3, 4])
+def test_the_normalised_cut_finds_how_many_groups_there_are(groups):
+    random = np.random.default_rng(8)
+    truth = np.repeat(np.arange(groups), 12).reshape(groups, 12)
+    features = np.eye(4)[truth] * 5 + random.normal(0, 0.2, (groups, 12, 4))
+    found = normalised_cut(features.transpose(2, 0, 1).astype(np.float32))
+    assert found.dtype == np.uint8 and np.array_equal(found, truth)  # numbered as they are met
+
+
+def test_a_higher_threshold_cuts_more_finely_and_within_what_a_lower_one_left_together():
+    features = np.random.default_rng(9).normal(size=(3, 8, 8)).astype(np.float32)
+    coarse, middle, fine = (normalised_cut(features, threshold) for threshold in (0.05, 0.4, 0.8))
+    assert coarse.max() < middle.max() < fine.max()
+    assert all(len(np.unique(coarse[fine == k])) == 1 for k in np.unique(fine))
+
+
+def test_the_normalised_cut_is_the_same_every_time_and_in_every_order():
+    random = np.random.default_rng(10)
+    features = random.normal(size=(4, 6, 6)).astype(np.float32)
+    order = random.permutation(36)
+    shuffled = features.reshape(4, 36)[:, order].reshape(4, 6, 6)
+    labels, again, moved = normalised_cut(features, 0.7), normalised_cut(features, 0.7), normalised_cut(shuffled, 0.7)
+    assert labels.tobytes() == again.tobytes() and labels.max() > 1
+    assert partition(labels) == {frozenset(order[list(group)].tolist()) for group in partition(moved)}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 2.0])
+def test_thresholds_that_cut_nothing_or_everything_are_refused(blobs, threshold):
+    with pytest.raises(ValueError, match=f"the threshold of a normalised cut is {threshold}: it lies between 0 and 1"):
+        normalised_cut(blobs[0], threshold)
+
+
+def test_more_segments_than_their_numbers_can_count_are_refused():
+    features = np.random.default_rng(11).normal(size=(300, 20, 20)).astype(np.float32)  # nearly orthogonal, so that each stands alone
+    with pytest.raises(ValueError, match="into 400 segments, more than 256: lower it"):
+        normalised_cut(features, 0.9)
+
+
+def test_spectral_clusters_are_seeded_and_follow_directions_not_lengths():
+    random = np.random.default_rng(12)
+    directions = np.eye(3)[np.repeat([0, 1, 2], 12)] + random.normal(0, 0.05, (36, 3))
+    features = (directions * random.uniform(1, 20, (36, 1))).T.reshape(3, 6, 6).astype(np.float32)
+    labels = cluster(features, 3, seed=5, method="spectral")
+    assert partition(labels) == partition(np.repeat([0, 1, 2], 12)) and labels.tobytes() == cluster(features, 3, seed=5, method="spectral").tobytes()

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from fsdlib.figures import (
-    ADDED, REMOVED, gallery, label_colours, overlay, principal_colours, show_caption, show_cells, show_class_iou, show_confusion, show_difference,
-    show_interval, show_map, show_mask, show_overlay, show_protocols, show_published, show_refinement, show_scores, show_shares, show_stages,
+    ADDED, CLUSTER_COLOURS, REMOVED, gallery, label_colours, overlay, principal_colours, show_caption, show_cells, show_class_iou, show_clusters_on, show_confusion,
+    show_difference, show_interval, show_map, show_mask, show_overlay, show_points, show_protocols, show_published, show_refinement, show_score_matrix, show_scores, show_shares, show_stages,
 )  # fmt: skip
 from fsdlib.words import words
 
@@ -154,3 +154,35 @@ def test_shares_are_bars_in_the_order_given_with_their_part_of_the_whole():
     ax = show_shares(dict(found=3, caption=1, names=0), unit="objects")
     assert [bar.get_width() for bar in ax.patches] == [3, 1, 0] and [label.get_text() for label in ax.get_yticklabels()] == ["found", "caption", "names"]
     assert [text.get_text() for text in ax.texts] == ["3 (75 %)", "1 (25 %)", "0 (0 %)"]
+
+
+def test_points_and_centres_have_the_colours_of_their_clusters():
+    ax = show_points(np.float32([[0, 0], [1, 1], [2, 0]]), np.array([0, 1, 1]), centres=np.float32([[0, 0], [1.5, 0.5]]))
+    points, centres = ax.collections
+    assert points.get_offsets().tolist() == [[0, 0], [1, 1], [2, 0]] and centres.get_offsets().tolist() == [[0, 0], [1.5, 0.5]]
+    assert np.array_equal(points.get_facecolors()[[0, 1]], centres.get_facecolors()) and not np.array_equal(*centres.get_facecolors())
+
+
+def test_points_may_have_colours_of_their_own():
+    ax = show_points(np.zeros((2, 2)), np.array([[255, 0, 0], [0, 0, 255]], np.uint8))
+    assert ax.collections[0].get_facecolors()[:, :3].tolist() == [[1, 0, 0], [0, 0, 1]] and len(ax.collections) == 1
+
+
+def test_clusters_on_a_picture_tint_it_and_have_a_white_border():
+    image, clusters = np.full((8, 8, 3), 200, np.uint8), np.array([[0, 1]], np.uint8)
+    drawn = show_clusters_on(image, clusters, strength=1.0).images[0].get_array()
+    assert np.array_equal(drawn[:, 0], np.tile((CLUSTER_COLOURS[0] * 255).astype(np.uint8), (8, 1))) and np.all(drawn[:, 4] == 255)
+    assert np.array_equal(drawn[0, 7], (CLUSTER_COLOURS[1] * 255).astype(np.uint8))
+
+
+def test_a_map_carries_its_unit_and_its_limits():
+    ax = show_map(np.arange(6.0).reshape(2, 3), unit="length", limits=(0, 10))
+    assert ax.images[0].get_array().tolist() == [[0, 1, 2], [3, 4, 5]] and ax.images[0].get_clim() == (0, 10)
+    assert "length" in [other.get_ylabel() for other in ax.figure.axes]
+
+
+def test_a_score_matrix_shows_every_score_and_the_best_of_each_row_in_bold():
+    ax = show_score_matrix(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), ["mask 0", "mask 1"], ["cat", "dog", "bus"])
+    assert [t.get_text() for t in ax.texts] == ["0.70", "0.20", "0.10", "0.10", "0.30", "0.60"]
+    assert [t.get_text() for t in ax.texts if t.get_fontweight() == "bold"] == ["0.70", "0.60"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "bus"] and [t.get_text() for t in ax.get_yticklabels()] == ["mask 0", "mask 1"]

@@ -12,11 +12,13 @@ import open_clip
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from fsdlib import models
 from fsdlib.caption import caption
 from fsdlib.features import features, find_taps, latents
 from fsdlib.models import CAPTIONERS, CLIPS, DIFFUSION, MODEL_SETS, ModelUnavailable, load_captioner, load_clip, load_diffusion, load_models, locate, sources
+from fsdlib.names import pooled_patches
 from fsdlib.project import MINI, ROOT
 
 PUBLISHED = [source for table in (DIFFUSION, CAPTIONERS, CLIPS) for source in table.values() if source.folder is None]
@@ -281,6 +283,52 @@ def test_the_clips_texts_are_encoded_once(mini):
 def test_the_clips_vectors_have_unit_length(mini, scenes):
     vectors = [mini.clip.encode_text(["cat", "dog"]), mini.clip.encode_images([scene.image for scene in scenes])]
     assert [v.dtype for v in vectors] == [np.float32] * 2 and all(np.allclose(np.linalg.norm(v, axis=1), 1, atol=1e-5) for v in vectors)
+
+
+def clip_of(**vision):
+    """A CLIP of random weights with the image tower that the options describe, and its usual preprocessing by a centre crop."""
+    torch.manual_seed(0)
+    text = dict(context_length=8, vocab_size=20, width=16, heads=2, layers=1)
+    model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text).eval()
+    preprocessing = dict(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic")
+    model.visual.preprocess_cfg = preprocessing
+    return models.Clip(model, open_clip.image_transform(vision["image_size"], is_train=False, **preprocessing), None, torch.device("cpu"))
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+TRANSFORMER = dict(image_size=64, patch_size=8, width=32, layers=2, head_width=16)
+CONVOLUTIONAL = dict(image_size=64, timm_model_name="convnext_atto", timm_pool="", timm_proj="linear")
+
+
+@pytest.mark.parametrize(
+    "vision, grid", [(TRANSFORMER | dict(no_ln_pre=True, pool_type="avg"), 8), (CONVOLUTIONAL | dict(image_size=32), 1)], ids=["transformer", "convolutional"]
+)
+def test_the_mean_of_the_patches_is_the_whole_picture_where_the_tower_pools_by_the_mean(scenes, vision, grid):
+    clip, images = clip_of(**vision), [scene.image for scene in scenes[:2]]
+    patches = clip.encode_patches(images)
+    assert patches.shape == (2, grid, grid, 24) and patches.dtype == np.float32
+    assert np.allclose(unit(patches.mean(axis=(1, 2))), clip.encode_images(images), atol=1e-5)
+    assert np.allclose(pooled_patches(patches[0], np.ones((1, 192, 192), bool)), clip.encode_images(images[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("vision, grid", [(TRANSFORMER | dict(pool_type="tok"), 8), (CONVOLUTIONAL, 2)], ids=["transformer", "convolutional"])
+def test_patches_cover_the_whole_picture_whatever_its_shape(vision, grid):
+    clip = clip_of(**vision)
+    wide = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
+    squashed = np.asarray(Image.fromarray(wide).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.allclose(clip.encode_patches([wide]), clip.encode_patches([squashed]), atol=1e-3) and clip.encode_patches([wide]).shape == (1, grid, grid, 24)
+    changed = wide.copy()
+    changed[:, :16] = 0  # which a centre crop would not show
+    assert np.abs(clip.encode_patches([changed]) - clip.encode_patches([wide])).max() > 1e-3
+
+
+@pytest.mark.parametrize("vision", [dict(layers=(1, 1, 1, 1), width=16, image_size=64), CONVOLUTIONAL | dict(timm_pool="rot_attn", timm_proj="")])
+def test_a_tower_without_patches_is_refused_with_those_that_have_them(scene, vision):
+    with pytest.raises(ValueError, match="no patches in the space of texts: take a CLIP with open_clip's vision transformer or a convolutional tower"):
+        clip_of(**vision).encode_patches([scene.image])
 
 
 def test_half_precision_is_for_gpus_alone():

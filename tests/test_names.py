@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fsdlib.names import assign_best, assign_one_cluster_per_class, encode_names, score, views
+from fsdlib.names import assign_best, assign_one_cluster_per_class, encode_names, pooled_patches, score, score_masks, score_vectors, views
 
 # --------------------------------------------------------------------------------------------------------- views
 
@@ -68,6 +68,51 @@ def test_templates_are_averaged_into_one_vector_of_unit_length(mini):
     one, other = (mini.clip.encode_text([template.format("cat")])[0] for template in ("{}", "a photo of a {}"))
     middle = (one + other) / np.linalg.norm(one + other)
     assert np.allclose(encode_names(["cat"], mini.clip, ("{}", "a photo of a {}"))[0], middle, atol=1e-6)
+
+
+def test_masks_are_scored_as_the_views_of_them_are(mini, scene):
+    names, masks = ["cat", "dog"], np.stack([scene.labels == label for label in np.unique(scene.labels)[:2]])
+    for view in ("black_frame", "crop"):
+        assert np.array_equal(score_masks(scene.image, masks, names, mini.clip, view), score(views(scene.image, masks, view), names, mini.clip))
+
+
+def test_scores_of_vectors_are_the_softmax_of_scaled_cosines(mini):
+    names = ["cat", "dog", "bus"]
+    of_names = encode_names(names, mini.clip)
+    logits = mini.clip.temperature * of_names[:2] @ of_names.T
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert np.allclose(score_vectors(of_names[:2], names, mini.clip), expected, atol=1e-6)
+    assert score_vectors(of_names, names, mini.clip).argmax(axis=1).tolist() == [0, 1, 2]  # a name is most like itself
+
+
+def test_a_vector_of_zeros_is_like_every_name_alike(mini):
+    assert np.allclose(score_vectors(np.zeros((1, len(encode_names(["cat"], mini.clip)[0]))), ["cat", "dog"], mini.clip), 0.5)
+
+
+# ------------------------------------------------------------------------------------------------ pooled patches
+
+
+def test_patches_are_pooled_by_the_share_a_mask_covers_worked_by_hand():
+    # a 2 x 2 grid over a picture of 4 x 4; the mask covers all of the first patch and half of the second
+    patches = np.float32([[[1, 0], [0, 1]], [[5, 5], [7, 7]]])
+    mask = np.zeros((4, 4), bool)
+    mask[:2, :3] = True
+    assert np.allclose(pooled_patches(patches, mask[None]), np.array([[1, 0.5]]) / np.hypot(1, 0.5), atol=1e-6)
+
+
+def test_pooling_reads_no_patch_that_the_mask_does_not_touch():
+    random = np.random.default_rng(0)
+    patches, mask = random.normal(size=(3, 5, 4)).astype(np.float32), np.zeros((30, 50), bool)
+    mask[10:20, 30:40] = True  # exactly the patch in row 1, column 3
+    assert np.allclose(pooled_patches(patches, mask[None])[0], patches[1, 3] / np.linalg.norm(patches[1, 3]), atol=1e-6)
+
+
+def test_pooled_vectors_have_unit_length_and_an_empty_mask_has_none():
+    patches, masks = np.random.default_rng(1).normal(size=(4, 4, 6)).astype(np.float32), np.zeros((3, 17, 9), bool)
+    masks[0] = True
+    masks[1, :5, :5] = True
+    pooled = pooled_patches(patches, masks)
+    assert pooled.shape == (3, 6) and pooled.dtype == np.float32 and np.allclose(np.linalg.norm(pooled, axis=1), [1, 1, 0], atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------- row 8: one cluster per class

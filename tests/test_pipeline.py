@@ -8,12 +8,13 @@ from PIL import Image
 from fsdlib.clusters import masks
 from fsdlib.datasets import Vocabulary, open_dataset, palette
 from fsdlib.features import image_seed
-from fsdlib.names import score, views
+from fsdlib.names import pooled_patches, score, score_vectors, views
 from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe
 from fsdlib.refinement import paint, refine_pamr
 
-RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none")]  # fmt: skip
+RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none"),
+    PAPER.with_changes(name="cut", view="dense", clustering="normalised_cut", refinement="none"), PAPER.with_changes(name="spectral", clustering="spectral", refinement="none")]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +199,17 @@ def test_a_saved_result_tells_each_segments_name_and_score(result):
 
 def test_a_name_with_a_dot_keeps_it(result, tmp_path):
     assert result.save(tmp_path / "v1.5")[0].name == "v1.5.png"
+
+
+def test_the_normalised_cut_finds_the_number_of_clusters(mini, scene, vocabulary):
+    counts = [
+        len(segment(scene.image, mini, PAPER.with_changes(clustering="normalised_cut", ncut_threshold=threshold, refinement="none"), vocabulary).masks)
+        for threshold in (0.01, 0.5, 0.9)
+    ]
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+def test_dense_scores_are_those_of_the_patches_under_each_mask(mini, scene, vocabulary):
+    result = segment(scene.image, mini, PAPER.with_changes(view="dense", refinement="none"), vocabulary)
+    pooled = pooled_patches(mini.clip.encode_patches([scene.image])[0], result.masks)
+    assert np.allclose(score_vectors(pooled, vocabulary.names[1:], mini.clip), result.scores, atol=1e-5)

@@ -15,8 +15,8 @@ PUBLISHED = dict(
     timestep=0, prompt="", noise_samples=1,
     # 4 features: queries of the cross-attention in the 16x16 blocks, to 32x32, no normalisation
     taps="cross_attention_query", tap_blocks="all", tap_grid=16, feature_grid=32, normalise=False,
-    # 5 clustering: k-means, ten initialisations, K = 4
-    clustering="kmeans", cluster_choice="fixed", clusters=4, restarts=10,
+    # 5 clustering: k-means, ten initialisations, K = 4; the other two are for clusterings that are not the paper's
+    clustering="kmeans", cluster_choice="fixed", clusters=4, restarts=10, ncut_threshold=0.5, ncut_power=10.0,
     # 7 name: black outside the mask, not cropped; bare class names
     view="black_frame", text_templates=("{}",),
     # 8 assign: one cluster a class, no background and no threshold
@@ -71,7 +71,8 @@ def test_a_value_of_another_type_raises_and_is_never_converted(option, value):
     [
         ("clusters", 0), ("timestep", -1), ("timestep", 1000), ("crf_gt_prob", 1.0), ("crf_gt_prob", 0.0), ("crf_iterations", 0),
         ("background_threshold", -0.1), ("background_threshold", 1.1), ("noise_samples", 0), ("taps", "keys"), ("tap_blocks", "some"),
-        ("clustering", "dbscan"), ("view", "blur"), ("assignment", "hungarian"), ("refinement", "grabcut"), ("pamr_iterations", 0), ("pamr_dilations", (0, 1)), ("vocabulary_mode", "half"),
+        ("clustering", "dbscan"), ("view", "blur"), ("assignment", "hungarian"), ("refinement", "grabcut"), ("pamr_iterations", 0), ("pamr_dilations", (0, 1)),
+        ("vocabulary_mode", "half"), ("ncut_threshold", 0.0), ("ncut_threshold", 1.0), ("ncut_power", 0.0), ("ncut_power", -1.0),
         ("text_templates", ()), ("text_templates", ("a photo",)), ("class_prompt", "A photo of"), ("caption_min_tokens", 31),
     ],
 )  # fmt: skip
@@ -100,3 +101,8 @@ def test_a_printed_recipe_shows_every_option_with_its_value_and_meaning():
     assert rows[0] == "recipe 'paper'"
     assert {row.split()[0] for row in rows[1:]} == set(PUBLISHED)
     assert any(row.split()[:2] == ["crf_iterations", "10"] and row.endswith("mean-field iterations") for row in rows)
+
+
+@pytest.mark.parametrize("option, values", [("clustering", ["kmeans", "agglomerative", "spectral", "normalised_cut"]), ("view", ["black_frame", "crop", "dense"])])
+def test_every_way_there_is_can_be_asked_for(option, values):
+    assert [getattr(PAPER.with_changes(**{option: value}), option) for value in values] == values

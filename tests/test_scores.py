@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics import JaccardIndex
 
-from fsdlib.scores import confusion, dataset_iou, image_miou, iou_of_classes, majority_labels, miou
+from fsdlib.scores import confusion, dataset_iou, image_miou, iou_of_classes, majority_labels, matched_miou, miou
 
 
 def counts_of(predictions, truths, classes):
@@ -105,3 +105,17 @@ def test_no_naming_of_the_clusters_has_more_pixels_right_than_the_majoritys():
     clusters, truth = random.integers(0, 3, (12, 12)), random.choice([0, 1, 2, 255], (12, 12))
     best = max(((np.array([a, b, c])[clusters] == truth) & (truth != 255)).sum() for a in range(3) for b in range(3) for c in range(3))
     assert ((majority_labels(clusters, truth) == truth) & (truth != 255)).sum() == best
+
+
+def test_matched_miou_worked_by_hand():
+    truth = np.uint8([[0, 0, 0, 3], [0, 0, 255, 3]])
+    # left: four of background; right: one of background, one void, two of class 3, whose name it takes
+    clusters = np.uint8([[0, 1]])
+    # background: 4 of 5 right; class 3: 2 right, 1 too many; void counts nowhere
+    assert matched_miou(clusters, truth) == pytest.approx((4 / 5 + 2 / 3) / 2)
+    assert matched_miou(np.uint8([[0]]), truth) == pytest.approx(5 / 7 / 2)  # all is background, class 3 is missed
+
+
+def test_matched_miou_does_not_care_for_the_numbers_of_clusters():
+    truth = np.kron(np.uint8([[0, 1], [2, 1]]), np.ones((4, 4), np.uint8))
+    assert matched_miou(np.uint8([[9, 4], [0, 4]]), truth) == 1

@@ -43,12 +43,12 @@ def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks:
 
     kind: "cross_attention_query" (attn2's query projection) or "self_attention_output" (attn1's output). blocks: "all"
     takes the down and up blocks whose maps are `grid` cells a side (the attention resolution nearest to it where there
-    is none; the coarser of two equally near), "encoder_last" the last attention block of the encoder alone. Of the
-    transformer layers in one block the last is tapped. Raises ValueError for unknown kinds or blocks.
+    is none; the coarser of two equally near), "decoder_last" the last of those, "encoder_last" the last attention block
+    of the encoder alone. Of the transformer layers in one block the last is tapped. Raises ValueError for unknown kinds or blocks.
     """
     endings = {"cross_attention_query": "attn2.to_q", "self_attention_output": "attn1"}
-    if kind not in endings or blocks not in ("all", "encoder_last"):
-        raise ValueError(f"no taps of kind {kind!r} in blocks {blocks!r}: kinds are {', '.join(endings)}; blocks are all, encoder_last")
+    if kind not in endings or blocks not in ("all", "encoder_last", "decoder_last"):
+        raise ValueError(f"no taps of kind {kind!r} in blocks {blocks!r}: kinds are {', '.join(endings)}; blocks are all, encoder_last, decoder_last")
     config = diffusion.unet.config
     depth = len(config.block_out_channels)
     found: dict[str, Tap] = {}  # by attention block, so that a later transformer layer replaces an earlier one
@@ -61,7 +61,8 @@ def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks:
         return [[tap for tap in found.values() if tap.module.startswith("down_blocks")][-1]]
     nearest = min({tap.grid for tap in found.values()}, key=lambda side: (abs(np.log(side / grid)), side))
     # named_modules lists down blocks first, then up blocks: the order of a forward pass
-    return [tap for tap in found.values() if tap.grid == nearest]
+    at_grid = [tap for tap in found.values() if tap.grid == nearest]
+    return at_grid[-1:] if blocks == "decoder_last" else at_grid
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ class Recipe(BaseModel):
     prompt: str = Field("", description="what conditions the UNet; the paper gives it nothing")
     noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
     taps: Literal["cross_attention_query", "self_attention_output"] = Field("cross_attention_query", description="what is read from the UNet's attention layers")
-    tap_blocks: Literal["all", "encoder_last"] = Field("all", description="all: every block at tap_grid; encoder_last: the encoder's last attention block only")
+    tap_blocks: Literal["all", "encoder_last", "decoder_last"] = Field("all", description="all: every block at tap_grid; encoder_last: the encoder's last attention block only; decoder_last: the last block at tap_grid only")
     tap_grid: PositiveInt = Field(16, description="cells a side of the maps to tap; the model's attention resolution nearest to it is used")
     feature_grid: PositiveInt = Field(32, description="cells a side that all taps are resized to, bilinearly")
     normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")

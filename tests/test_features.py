@@ -51,8 +51,9 @@ def test_sd14s_larger_maps_can_be_tapped():
     assert {tap.module.split(".attentions")[0] for tap in find_taps(published(), grid=64)} == {"down_blocks.0", "up_blocks.3"}
 
 
-def test_the_encoders_last_self_attention_is_one_tap():
+def test_the_last_blocks_of_encoder_and_decoder_are_one_tap_each():
     assert find_taps(published(), "self_attention_output", "encoder_last") == [Tap("down_blocks.2.attentions.1.transformer_blocks.0.attn1", 16)]
+    assert find_taps(published(), blocks="decoder_last") == [Tap("up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_q", 16)]
 
 
 def test_sd21_has_no_16x16_block_and_is_tapped_at_24x24():
@@ -81,7 +82,7 @@ def test_of_two_equally_near_resolutions_the_coarser_is_tapped():
 def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini, scene):
     latent = latents([scene.image], mini.diffusion)
     for kind in ("cross_attention_query", "self_attention_output"):
-        for blocks in ("all", "encoder_last"):
+        for blocks in ("all", "encoder_last", "decoder_last"):
             taps = find_taps(mini.diffusion, kind, blocks)
             maps = features(latent, mini.diffusion, taps, [0])
             assert taps and [a.shape[2:] for a in maps] == [(tap.grid, tap.grid) for tap in taps] and all(np.isfinite(a).all() for a in maps)
@@ -89,7 +90,7 @@ def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini,
 
 @pytest.mark.parametrize("wrong", [dict(kind="keys"), dict(blocks="middle")])
 def test_taps_of_an_unknown_kind_are_refused_with_those_there_are(mini, wrong):
-    with pytest.raises(ValueError, match="cross_attention_query, self_attention_output; blocks are all, encoder_last"):
+    with pytest.raises(ValueError, match="cross_attention_query, self_attention_output; blocks are all, encoder_last, decoder_last"):
         find_taps(mini.diffusion, **wrong)
 
 
@@ -141,7 +142,7 @@ def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.parametrize("blocks", ["all", "encoder_last"])
+@pytest.mark.parametrize("blocks", ["all", "encoder_last", "decoder_last"])
 def test_leaving_the_unet_early_gives_the_very_same_features(mini, encoded, blocks):
     latent, taps = encoded[0], find_taps(mini.diffusion, "self_attention_output", blocks)
     assert same(features(latent, mini.diffusion, taps, [1, 2, 3]), features(latent, mini.diffusion, taps, [1, 2, 3], to_the_end=True))

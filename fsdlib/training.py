@@ -74,7 +74,7 @@ class Settings(BaseModel):
     vision_steps: PositiveInt = 5_500
     captioner_steps: PositiveInt = 2_500
     autoencoder_steps: PositiveInt = 1_500
-    unet_steps: PositiveInt = 2_500
+    unet_steps: PositiveInt = 2_400
     clip_batch: PositiveInt = 64
     vision_batch: PositiveInt = 128
     captioner_batch: PositiveInt = 32
@@ -239,20 +239,16 @@ def fit(
     settings: Settings,
     folder: Path,
     rate: float = 1e-3,
-    matrices: Sequence[torch.nn.Parameter] = (),
 ) -> list[dict]:
     """Train `modules` in place on `loss` with AdamW, a rate that warms up and falls, and an exponential average.
 
-    `matrices` are those of their parameters that `Muon` trains instead. Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
+    Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
     history: {step, train, validation, seconds}, one row each `settings.validate_every` steps. Raises ValueError where the
     checkpoint is of another model.
     """
     folder, steps = Path(folder), getattr(settings, f"{part}_steps")
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    apart = {id(p) for p in matrices}
-    optimizers = [torch.optim.AdamW([p for p in parameters if id(p) not in apart], lr=rate, weight_decay=0.01, betas=(0.9, 0.99))]
-    optimizers += [Muon(matrices)] if apart else []
-    rates = [optimizer.defaults["lr"] for optimizer in optimizers]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
     average = [p.detach().clone() for p in parameters]
     buffers = [b for module in modules for b in module.buffers()]  # what batch normalisation has seen
     history, recent, start, checkpoint = [], [], 0, folder / f"{part}.safetensors"
@@ -262,21 +258,19 @@ def fit(
         start = int(tensors["step"])
         if [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))] != [p.shape for p in parameters]:
             raise ValueError(f"{checkpoint} is of another version of the model: move it away, or train in another folder")
-        _restore(parameters, average, buffers, optimizers, tensors)
+        _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)
     for step in tqdm(range(start, steps), desc=part, initial=start, total=steps, mininterval=10):
         warm, fallen = min(1, (step + 1) / max(1, steps // 20)), 0.5 * (1 + np.cos(np.pi * step / steps))
-        for optimizer, full in zip(optimizers, rates):
-            optimizer.param_groups[0]["lr"] = full * warm * max(fallen, 0.01)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * warm * max(fallen, 0.01)
         random = np.random.default_rng([settings.seed, PARTS.index(part), step])
         value = loss(scenes[0], random)
-        for module in modules:
-            module.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         recent.append(float(value.detach()))
         with torch.no_grad():
             torch._foreach_lerp_(average, parameters, 1 - min(0.998, (step + 1) / (step + 10)))
@@ -287,7 +281,7 @@ def fit(
             history.append(dict(step=done, train=float(np.mean(recent)), validation=float(validation), seconds=round(time.monotonic() - began)))
             recent = []
         if done % settings.checkpoint_every == 0 or done == steps:
-            _keep(checkpoint, done, parameters, average, buffers, optimizers, history)
+            _keep(checkpoint, done, parameters, average, buffers, optimizer, history)
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
     return history
@@ -305,63 +299,27 @@ def _evaluating(modules: Sequence[torch.nn.Module]):
             module.train()
 
 
-def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizers: list, history: list[dict]) -> None:
-    state = {parameter: values for optimizer in optimizers for parameter, values in optimizer.state.items()}
+def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+    state = optimizer.state_dict()["state"]
     tensors = {"step": torch.tensor(step)}
     for i, (parameter, mean) in enumerate(zip(parameters, average)):
         tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
-        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[parameter].items()}
+        tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}
     tensors |= {f"buffer.{i}": buffer.contiguous().clone() for i, buffer in enumerate(buffers)}
     # The history goes first: a history that is ahead of its weights can be cut, weights without a history cannot be explained.
     write_atomically(path.with_suffix(".json"), json.dumps(history))
     write_atomically(path, save(tensors))
 
 
-def _restore(parameters: list, average: list, buffers: list, optimizers: list, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for i, (parameter, mean) in enumerate(zip(parameters, average)):
             parameter.copy_(tensors[f"parameter.{i}"])
             mean.copy_(tensors[f"average.{i}"])
         for i, buffer in enumerate(buffers):
             buffer.copy_(tensors[f"buffer.{i}"])
-    number = {parameter: i for i, parameter in enumerate(parameters)}
-    for optimizer in optimizers:
-        for parameter in optimizer.param_groups[0]["params"]:
-            prefix = f"optimizer.{number[parameter]}."
-            state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            optimizer.state[parameter] = state | ({"step": state["step"].cpu()} if "step" in state else {})
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, for matrices and the filters of convolutions (Jordan et al., 2024).
-
-    Every direction of a layer then learns equally fast, not only the few along which gradients are large. PyTorch's own
-    takes no convolutions and works in bfloat16, which processors without it emulate ten times slower.
-    """
-
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.01):
-        super().__init__(parameters, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self) -> None:
-        (group,) = self.param_groups
-        for parameter in group["params"]:
-            moving = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            moving.lerp_(parameter.grad, 1 - group["momentum"])
-            update = orthogonal(parameter.grad.lerp(moving, group["momentum"]).flatten(1))
-            taller = max(1, update.shape[0] / update.shape[1]) ** 0.5
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.reshape(parameter.shape), alpha=-group["lr"] * taller)
-
-
-def orthogonal(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """A matrix with the same singular vectors and all singular values near one (between 0.5 and 1.5): a Newton-Schulz iteration."""
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonal(matrix.T, iterations).T
-    matrix = matrix / (matrix.norm() + 1e-7)
-    for _ in range(iterations):
-        square = matrix @ matrix.T
-        matrix = 3.4445 * matrix + (-4.7750 * square + 2.0315 * square @ square) @ matrix
-    return matrix
+    state = {i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(parameters))}
+    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
 
 
 def _noise(random: np.random.Generator, shape: Sequence[int], device: str) -> torch.Tensor:
@@ -756,68 +714,40 @@ def signed(images: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(images.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2).contiguous().to(device)
 
 
-UNET_CHANNELS = (64, 96, 128)
-
-
 def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the UNet to predict the velocity of latents, given a caption (dropped one time in seven), as Stable Diffusion 2 was.
-
-    Half of what it sees are scenes and half close-ups: where one object fills the picture, its name says most about it.
-    The velocity (Salimans & Ho, 2022) weighs noise levels evenly; the noise alone is mostly about the finest detail.
-    """
+    """Train the UNet to predict the noise on latents, given a caption (dropped one time in five), as Stable Diffusion was."""
     torch.manual_seed(settings.seed)
     root = Path(out) / "stable-diffusion"
     with quiet():
         autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
         text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
-    scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1,
-        prediction_type="v_prediction",
-    )  # fmt: skip
-    signal = scheduler.alphas_cumprod.sqrt().to(settings.device)
+    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1)
     model = UNet2DConditionModel(
-        sample_size=settings.side // 4, block_out_channels=UNET_CHANNELS, layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D",) * len(UNET_CHANNELS), up_block_types=("CrossAttnUpBlock2D",) * len(UNET_CHANNELS),
-        norm_num_groups=16, resnet_time_scale_shift="scale_shift",
+        sample_size=settings.side // 4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, norm_num_groups=16,
     ).to(settings.device)  # fmt: skip
-    matrices = _silenced(model)
     scenes = training_scenes(settings, folder)
-    near_by = {id(part): close for part, close in zip(scenes, training_close_ups(settings, folder))}
-    latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in (*scenes, *near_by.values())}
+    latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in scenes}
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
-        closer, half = near_by[id(scenes)], settings.unet_batch // 2
-        parts = [(part, random.choice(len(part), count, replace=False)) for part, count in ((scenes, settings.unet_batch - half), (closer, half))]
-        captions = [part.captions[i][random.integers(3)] for part, chosen in parts for i in chosen]
-        captions = ["" if random.random() < 0.15 else caption for caption in captions]
+        chosen = random.choice(len(scenes), settings.unet_batch, replace=False)
+        captions = ["" if random.random() < 0.2 else scenes.captions[i][random.integers(3)] for i in chosen]
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(settings.device)
         with torch.no_grad():
             states = text_encoder(ids).last_hidden_state
-        clean = torch.cat([latents[id(part)][chosen] for part, chosen in parts]).to(settings.device)
+        clean = latents[id(scenes)][chosen].to(settings.device)
         clean = (clean + 0.1 * _noise(random, clean.shape, settings.device)) * autoencoder.config.scaling_factor
-        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(clean))).to(settings.device)
-        kept = signal[timesteps][:, None, None, None]
-        lost = (1 - kept**2).sqrt()
-        return F.mse_loss(model(kept * clean + lost * noise, timesteps, states).sample, kept * noise - lost * clean)
+        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(chosen))).to(settings.device)
+        return F.mse_loss(model(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample, noise)
 
-    history = fit("unet", [model], loss, scenes, settings, folder, matrices=matrices)
+    history = fit("unet", [model], loss, scenes, settings, folder)
     model.half().save_pretrained(root / "unet")
     scheduler.save_pretrained(root / "scheduler")
     parts = dict(unet=model, vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
     library = {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
     write_atomically(root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2))
     return history
-
-
-@torch.no_grad()
-def _silenced(unet: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Let every residual branch begin at nothing, so that an untrained UNet passes on what it is given; returns its inner matrices and filters."""
-    for name, module in unet.named_modules():
-        if name.endswith(("conv2", "to_out.0", "ff.net.2", "proj_out", "conv_out")):
-            module.weight.zero_()
-            module.bias.zero_()
-    return [p for name, p in unet.named_parameters() if p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))]
 
 
 def kept_latents(autoencoder: AutoencoderKL, images: np.ndarray, device: str, folder: Path) -> torch.Tensor:

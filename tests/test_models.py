@@ -12,11 +12,12 @@ import open_clip
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 
 from fsdlib import models
 from fsdlib.caption import caption
 from fsdlib.features import features, find_taps, latents
-from fsdlib.models import CAPTIONERS, CLIPS, DIFFUSION, MODEL_SETS, ModelUnavailable, load_captioner, load_clip, load_diffusion, load_models, locate, sources
+from fsdlib.models import CAPTIONERS, CLIPS, DIFFUSION, MODEL_SETS, ModelUnavailable, load_autoencoder, load_captioner, load_clip, load_diffusion, load_models, locate, sources
 from fsdlib.project import MINI, ROOT
 
 PUBLISHED = [source for table in (DIFFUSION, CAPTIONERS, CLIPS) for source in table.values() if source.folder is None]
@@ -216,6 +217,13 @@ def test_the_posterior_is_the_whole_autoencoders(mini):
     with torch.no_grad():
         ours, theirs = mini.diffusion.encoder.encode(pixels).latent_dist, whole.encode(pixels).latent_dist
     assert torch.equal(ours.mean, theirs.mean) and torch.equal(ours.std, theirs.std)
+
+
+def test_the_whole_autoencoder_gives_a_picture_back(mini, scene):
+    whole, small = load_autoencoder("mini", device="cpu"), np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC), np.float32)
+    back = whole.decode(torch.from_numpy(latents([scene.image], mini.diffusion)) / whole.config.scaling_factor).sample[0]
+    back = (255 * (back / 2 + 0.5)).clamp(0, 255).permute(1, 2, 0).numpy()
+    assert back.shape == small.shape and np.abs(back - small).mean() < 0.5 * np.abs(small - small.mean()).mean()
 
 
 def test_nothing_loaded_is_in_training_mode(mini):

@@ -59,10 +59,8 @@ def bisect(affinities: np.ndarray) -> tuple[np.ndarray, float]:
     affinities: (N, N) with N of 2 or more, symmetric, every degree above 0. All N - 1 places to split the eigenvector are tried.
     """
     degrees = affinities.sum(axis=1)
-    # (D - W) y = lambda D y for the second smallest lambda is this for the second largest eigenvalue, at half the time
-    second = len(degrees) - 2
-    scaled = affinities / np.sqrt(np.outer(degrees, degrees))
-    vector = scipy.linalg.eigh(scaled, subset_by_index=(second, second))[1][:, 0] / np.sqrt(degrees)
+    laplacian = np.diag(degrees) - affinities
+    vector = scipy.linalg.eigh(laplacian, np.diag(degrees), subset_by_index=(1, 1))[1][:, 0]
     order = vector.argsort(kind="stable")
     # one side grows node by node: what it is tied to, and what of that lies within it
     tied = degrees[order].cumsum()[:-1]

@@ -4,16 +4,23 @@ The UNet runs only as far as the last tap that is asked for.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
 from PIL import Image
 
 from fsdlib.models import Diffusion
+
+_KINDS = {ResnetBlock2D: "residual", Transformer2DModel: "attention", Downsample2D: "downsampling", Upsample2D: "upsampling"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,22 @@ class Tap:
         return f"{self.module} ({self.grid}x{self.grid})"
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the UNet: its module, its kind, and what it hands on: channels, and the side of the map in cells."""
+
+    module: str
+    kind: str  # convolution, residual, attention, downsampling or upsampling
+    channels: int
+    grid: int
+
+    @property
+    def block(self) -> str:
+        """The part of the UNet that it belongs to, as the UNet itself calls it: conv_in, down_blocks.0, mid_block, ..."""
+        first, second = (self.module.split(".") + [""])[:2]
+        return f"{first}.{second}" if second.isdigit() else first
+
+
 class _LastTapReached(Exception):
     """Raised inside a forward pass to end it; never leaves this module."""
 
@@ -38,13 +61,45 @@ def image_seed(image: np.ndarray, purpose: str, seed: int = 0) -> int:
     return int.from_bytes(content.digest()[:4], "big")
 
 
-def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks: str = "all", grid: int = 16) -> list[Tap]:
+@torch.no_grad()
+def anatomy(configuration: Mapping) -> list[Layer]:
+    """A UNet's layers in the order a picture passes them, from a forward pass with shapes and no numbers: no weights are needed.
+
+    configuration: the `config` of a UNet2DConditionModel, or what is in its config.json; of any depth and width.
+    """
+    with torch.device("meta"):
+        skeleton = UNet2DConditionModel.from_config(configuration)
+        config = skeleton.config
+        sample = torch.empty(1, config.in_channels, config.sample_size, config.sample_size)
+        arguments = dict(timestep=torch.empty(1), encoder_hidden_states=torch.empty(1, 77, config.cross_attention_dim))
+        if config.addition_embed_type == "text_time":  # the SDXL family, as in Diffusion.condition
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            arguments["added_cond_kwargs"] = dict(text_embeds=torch.empty(1, pooled), time_ids=torch.empty(1, 6))
+    passed: list[Layer] = []
+
+    def hook_of(name: str, kind: str):
+        def hook(_, __, output):
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            passed.append(Layer(name, kind, *output.shape[1:3]))
+
+        return hook
+
+    for name, module in skeleton.named_modules():
+        kind = "convolution" if name in ("conv_in", "conv_out") else _KINDS.get(type(module))
+        if kind:
+            module.register_forward_hook(hook_of(name, kind))
+    skeleton(sample, **arguments)
+    return passed
+
+
+def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks: str = "all", grid: int | None = 16) -> list[Tap]:
     """The taps of a kind, in the order the UNet reaches them.
 
     kind: "cross_attention_query" (attn2's query projection) or "self_attention_output" (attn1's output). blocks: "all"
     takes the down and up blocks whose maps are `grid` cells a side (the attention resolution nearest to it where there
-    is none; the coarser of two equally near), "decoder_last" the last of those, "encoder_last" the last attention block
-    of the encoder alone. Of the transformer layers in one block the last is tapped. Raises ValueError for unknown kinds or blocks.
+    is none; the coarser of two equally near; every resolution where `grid` is None), "decoder_last" the last of those,
+    "encoder_last" the last attention block of the encoder alone. Of the transformer layers in one block the last is
+    tapped. Raises ValueError for unknown kinds or blocks.
     """
     endings = {"cross_attention_query": "attn2.to_q", "self_attention_output": "attn1"}
     if kind not in endings or blocks not in ("all", "encoder_last", "decoder_last"):
@@ -59,9 +114,10 @@ def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks:
             found[name.split(".transformer_blocks")[0]] = Tap(name, config.sample_size // 2**halvings)
     if blocks == "encoder_last":
         return [[tap for tap in found.values() if tap.module.startswith("down_blocks")][-1]]
-    nearest = min({tap.grid for tap in found.values()}, key=lambda side: (abs(np.log(side / grid)), side))
+    grids = {tap.grid for tap in found.values()}
+    taken = grids if grid is None else {min(grids, key=lambda side: (abs(np.log(side / grid)), side))}
     # named_modules lists down blocks first, then up blocks: the order of a forward pass
-    at_grid = [tap for tap in found.values() if tap.grid == nearest]
+    at_grid = [tap for tap in found.values() if tap.grid in taken]
     return at_grid[-1:] if blocks == "decoder_last" else at_grid
 
 
@@ -81,6 +137,23 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
 
 
 @torch.no_grad()
+def decode(latent: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
+    """The pictures that latents stand for: (N, 4, h, w) float32 as `latents` returns to (N, side, side, 3) uint8."""
+    scaled = torch.from_numpy(latent).to(autoencoder.device, autoencoder.dtype) / autoencoder.config.scaling_factor
+    pixels = 127.5 * (autoencoder.decode(scaled).sample.float().cpu() + 1)
+    return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
+def noised(latent: np.ndarray, diffusion: Diffusion, seeds: Sequence[int], timestep: int) -> np.ndarray:
+    """The latents with the noise that they have at a timestep (DDPM, arXiv 2006.11239, eq. 4), one seed an image.
+
+    latent: (N, 4, h, w) float32 as `latents` returns, and so is what comes back; timestep: 0 to 999.
+    """
+    clean = torch.from_numpy(latent)
+    return diffusion.scheduler.add_noise(clean, _noise(seeds, clean.shape[1:]), torch.full((len(latent),), timestep)).numpy()
+
+
+@torch.no_grad()
 def features(
     latent: np.ndarray,
     diffusion: Diffusion,
@@ -97,14 +170,13 @@ def features(
     the maps are averaged. `to_the_end` runs the UNet past the last tap, which changes nothing and costs time.
     """
     total: list[np.ndarray] | None = None
-    clean = torch.from_numpy(latent)
-    steps = torch.full((len(latent),), timestep, dtype=torch.long)
+    steps = torch.full((len(latent),), timestep, device=diffusion.device)
     for sample in range(noise_samples):
-        noise = _noise([(seed + sample) % 2**32 for seed in seeds], clean.shape[1:])
-        noised = diffusion.scheduler.add_noise(clean, noise, steps).to(diffusion.device, diffusion.unet.dtype)
+        sample_seeds = [(seed + sample) % 2**32 for seed in seeds]
+        passed = torch.from_numpy(noised(latent, diffusion, sample_seeds, timestep)).to(diffusion.device, diffusion.unet.dtype)
         with _tapped(diffusion.unet, taps, to_the_end) as outputs:
             try:
-                diffusion.unet(noised, steps.to(diffusion.device), **diffusion.condition(prompt, len(latent)))
+                diffusion.unet(passed, steps, **diffusion.condition(prompt, len(latent)))
             except _LastTapReached:
                 pass
         maps = [_as_map(outputs[tap.module], tap.grid) for tap in taps]
@@ -154,3 +226,27 @@ def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -
         tensor = F.interpolate(torch.from_numpy(array)[None], size=(grid, grid), mode="bilinear", align_corners=False)[0]
         resized.append(F.normalize(tensor, dim=0) if normalise else tensor)
     return torch.cat(resized).numpy()
+
+
+@torch.no_grad()
+def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, prompt: str) -> np.ndarray:
+    """How much every position looks at every token: softmax over tokens of QK^T / sqrt(d), the mean over heads.
+
+    queries: (N, channels, grid, grid), what `features` returns under the same prompt for `tap`, of kind
+    "cross_attention_query". Returns (N, tokens, grid, grid) float32, tokens as the text encoder pads them, which sum to 1
+    at every position. Raises ValueError for other taps. (Attention: arXiv 1706.03762, section 3.2.)
+    """
+    if not tap.module.endswith("attn2.to_q"):
+        raise ValueError(f"{tap.module} is no query of cross-attention: take taps of find_taps(kind='cross_attention_query')")
+    attention = diffusion.unet.get_submodule(tap.module.removesuffix(".to_q"))
+    key = attention.to_k(diffusion.condition(prompt, 1)["encoder_hidden_states"])[0].float().cpu()
+    query = torch.from_numpy(queries).flatten(2).unflatten(1, (attention.heads, -1))  # image, head, channel, position
+    key = key.unflatten(1, (attention.heads, -1))  # token, head, channel
+    scores = torch.einsum("nhcp,thc->nhtp", query, key) / key.shape[-1] ** 0.5
+    return scores.softmax(dim=2).mean(dim=1).unflatten(2, (tap.grid, tap.grid)).numpy()
+
+
+def similarity_map(array: np.ndarray, row: int, column: int) -> np.ndarray:
+    """Cosine similarity of every position's feature with that at (row, column): (C, h, w) to (h, w) float32, -1 to 1."""
+    unit = array / np.maximum(np.linalg.norm(array, axis=0), 1e-12)
+    return np.einsum("chw,c->hw", unit, unit[:, row, column])

@@ -362,3 +362,120 @@ def show_score_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence
     ax.tick_params(labelsize=9, rotation=0)
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return ax
+def picture_grid(cells: Sequence[Sequence[np.ndarray]], rows: Sequence[str] = (), columns: Sequence = (), figure=None, limits: tuple | None = None, unit: str = ""):
+    """Rows of pictures, (H, W, 3) uint8, and maps, (h, w) float, with titles at the left and above; returns the figure.
+
+    columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own greatest value, or all from `limits`, with a colour bar that carries
+    the `unit`. Rows may be of different lengths.
+    """
+    width = max(map(len, cells))
+    figure = figure or plt.figure(figsize=(min(1.75 * width, 13) + 0.3, len(cells) * (min(1.75, 13 / width) + 0.25)), layout="constrained")
+    axes = figure.subplots(len(cells), width, squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    drawn = None
+    for i, row in enumerate(cells):
+        for j, cell in enumerate(row):
+            ax = axes[i, j]
+            if cell.ndim == 3:
+                ax.imshow(cell, interpolation="nearest")
+            else:
+                drawn = ax.imshow(cell, interpolation="nearest", cmap="viridis", **dict(zip(("vmin", "vmax"), limits or ())))
+        if len(rows):
+            axes[i, 0].text(-0.06, 0.5, rows[i], transform=axes[i, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
+    titles = [columns] if len(columns) and isinstance(columns[0], str) else columns
+    for row, of_row in zip(axes, titles):
+        for ax, title in zip(row, of_row):
+            ax.set_title(title, fontsize=9 if width < 10 else 6)
+    if limits and drawn is not None:
+        figure.colorbar(drawn, ax=axes, label=unit, shrink=0.8, pad=0.01)
+    return figure
+
+
+def caption_strip(images: Sequence[np.ndarray], sentences: Sequence[str], words: Sequence[Sequence], columns: int = 4, titles: Sequence[str] = (), figure=None):
+    """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`; returns the figure."""
+    letters = 27  # that a picture is wide
+    columns = min(columns, len(images))
+    rows, lines = -(-len(images) // columns), max(len(textwrap.wrap(sentence, letters)) for sentence in sentences)
+    figure = figure or plt.figure(figsize=(2.6 * columns, rows * (2.45 + 0.19 * lines)), layout="constrained")
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.3, 0.19 * lines] * rows)
+    for ax in grid.flat:
+        ax.axis("off")
+    for number, (image, sentence, found) in enumerate(zip(images, sentences, words)):
+        row, column = 2 * (number // columns), number % columns
+        show_image(image, grid[row, column], titles[number] if len(titles) else "")
+        show_caption(sentence, found, ax=grid[row + 1, column], columns=letters).set_ylim(lines, 0)
+    return figure
+
+
+def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequence[str], ax=None, title: str = ""):
+    """Words against classes as a heatmap, near ones dark, each word's nearest class marked with its distance.
+
+    distances: (words, classes) float, 0 and up.
+    """
+    ax = ax or plt.subplots(figsize=(0.24 * len(classes) + 2.4, 0.34 * len(words) + 1.6), layout="constrained")[1]
+    nearest = np.full(distances.shape, "", dtype=object)
+    for row, column in enumerate(distances.argmin(axis=1)):
+        nearest[row, column] = f"{distances[row, column]:.2f}"
+    marks = dict(annot=nearest, fmt="", annot_kws=dict(fontsize=7))
+    sns.heatmap(distances, cmap="Blues_r", linewidths=0.2, linecolor="0.9", ax=ax, cbar_kws=dict(label="distance (1 - r)", pad=0.01), **marks)
+    ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=90, fontsize=8)
+    ax.set_yticks(np.arange(len(words)) + 0.5, words, rotation=0, fontsize=9)
+    ax.set(xlabel="class", ylabel="word", title=title)
+    return ax
+
+
+def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
+    """A UNet as a drawing: one bar a layer in the order a picture passes them, one row a resolution, coloured by kind.
+
+    layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels; the
+    dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
+    """
+    grids = sorted({layer.grid for layer in layers}, reverse=True)
+    ax = ax or plt.subplots(figsize=(max(8.5, 0.26 * len(layers)), 0.8 * len(grids) + 1.6), layout="constrained")[1]
+    colours = dict(convolution="#9a9a9a", residual="#8fb8de", attention="#e8b04a", downsampling="#7d6b91", upsampling="#7fb685")
+    rows = [-grids.index(layer.grid) for layer in layers]
+    ax.plot(range(len(layers)), rows, color="0.75", linewidth=1, zorder=1)
+    for kind, colour in colours.items():
+        chosen = [x for x, layer in enumerate(layers) if layer.kind == kind]
+        ax.bar(chosen, 0.56, 0.78, bottom=[rows[x] - 0.28 for x in chosen], color=colour, edgecolor="0.3", linewidth=0.6, label=kind, zorder=2)
+    for x, layer in enumerate(layers):
+        ax.text(x, rows[x], layer.channels, rotation=90, ha="center", va="center", fontsize=7, zorder=3)
+    tapped = [x for x, layer in enumerate(layers) if any(tap.module.startswith(f"{layer.module}.") for tap in taps)]
+    if tapped:
+        ax.scatter(tapped, [rows[x] + 0.42 for x in tapped], marker="*", s=70, color="#c0392b", label="tap", zorder=3)
+    middle = next((x for x, layer in enumerate(layers) if layer.block == "mid_block"), len(layers) // 2)
+    for row in set(rows):
+        encoder, decoder = ([x for x, r in enumerate(rows) if r == row and (x < middle) == side] for side in (True, False))
+        decoder = [x for x in decoder if layers[x].block.startswith("up_blocks") and layers[x].kind == "residual"]
+        if encoder and decoder:
+            ax.annotate("", (decoder[0] - 0.4, row), (encoder[-1] + 0.4, row), arrowprops=dict(arrowstyle="->", linestyle="--", color="0.55"), zorder=0)
+    blocks = [layer.block for layer in layers]
+    for number, block in enumerate(dict.fromkeys(blocks)):
+        first, width = blocks.index(block), blocks.count(block)
+        ax.axvspan(first - 0.5, first + width - 0.5, color="0.95" if number % 2 else "white", zorder=-1)
+        ax.text(first + width / 2 - 0.5, -len(grids) + 0.42, block, rotation=0 if width > 3 else 90, ha="center", va="top", fontsize=8)
+    ax.set_yticks([-number for number in range(len(grids))], [f"{grid} x {grid}" for grid in grids])
+    ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(-len(grids) - 0.45, 0.6), xticks=[], ylabel="cells of the map")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=8, handlelength=1, columnspacing=1.2)
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def show_similarity(image: np.ndarray, similarity: np.ndarray, row: int, column: int, axes=None, title: str = "cosine similarity"):
+    """A picture and beside it how like one position all others are, the position marked in both; returns the two axes.
+
+    similarity: (h, w) float, -1 to 1, from `fsdlib.features.similarity_map`; row, column: the position, in its cells.
+    """
+    axes = plt.subplots(1, 2, figsize=(6, 2.9), layout="constrained")[1] if axes is None else axes
+    height, width = similarity.shape
+    axes[0].imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
+    drawn = axes[1].imshow(similarity, vmin=min(0, similarity.min()), vmax=1, cmap="viridis", aspect="auto")
+    for ax, text in zip(axes, (f"row {row}, column {column}", title)):
+        ax.plot(column, row, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="white", markeredgewidth=3)
+        ax.plot(column, row, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="#c0392b", markeredgewidth=1.5)
+        ax.set_box_aspect(image.shape[0] / image.shape[1])
+        ax.set_title(text, fontsize=9)
+        ax.axis("off")
+    axes[1].figure.colorbar(drawn, ax=axes[1], shrink=0.85)
+    return axes

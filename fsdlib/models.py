@@ -349,6 +349,14 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
     return Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
 
 
+def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
+    """The whole autoencoder of a model set, decoder too, in float32: for looking at latents, which segmentation never needs."""
+    folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
+    with quiet():
+        whole = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    return whole.to(device or default_device()).requires_grad_(False).eval()
+
+
 def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     if not (Path(folder) / "open_clip_model.safetensors").exists():  # open_clip would take a pickle instead

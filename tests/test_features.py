@@ -1,13 +1,16 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from fsdlib.features import Tap, features, find_taps, image_seed, latents, stack
-from fsdlib.models import Diffusion, load_diffusion
+from fsdlib.features import Layer, Tap, anatomy, cross_attention_maps, decode, features, find_taps, image_seed, latents, noised, similarity_map, stack
+from fsdlib.models import Diffusion, load_autoencoder, load_diffusion
 from fsdlib.project import MINI, ROOT
 
 SD14 = ROOT / "data" / "rehearsal" / "CompVis--stable-diffusion-v1-4"
@@ -21,6 +24,15 @@ SSD1B = dict(
     reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1], addition_embed_type="text_time", addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def four_levels(mini):
+    """A diffusion model whose UNet is SD-1.4's made small, with random weights, and whose text encoder is the embedded one."""
+    configuration = json.loads((SD14 / "unet" / "config.json").read_text())
+    small = dict(sample_size=16, block_out_channels=[16, 32, 64, 64], norm_num_groups=8, cross_attention_dim=mini.diffusion.unet.config.cross_attention_dim)
+    torch.manual_seed(0)
+    return replace(mini.diffusion, unet=UNet2DConditionModel.from_config(configuration | small).eval(), _encoded={})
 
 
 def published(**changes):
@@ -94,14 +106,60 @@ def test_taps_of_an_unknown_kind_are_refused_with_those_there_are(mini, wrong):
         find_taps(mini.diffusion, **wrong)
 
 
+def test_every_resolution_can_be_tapped_at_once():
+    taps = find_taps(published(), grid=None)
+    assert [tap.grid for tap in taps] == [64] * 2 + [32] * 2 + [16] * 2 + [16] * 3 + [32] * 3 + [64] * 3
+    assert set(find_taps(published())) < set(taps)
+
+
+# ------------------------------------------------------------------------------------------------------- anatomy
+
+
+def test_the_embedded_models_anatomy_is_what_a_forward_pass_meets(mini, scene):
+    unet, met = mini.diffusion.unet, []
+    layers = anatomy(mini.diffusion.unet.config)
+    hooks = [
+        unet.get_submodule(layer.module).register_forward_hook(lambda _, __, out, name=layer.module: met.append((name, tuple((out if torch.is_tensor(out) else out[0]).shape))))
+        for layer in layers
+    ]
+    features(latents([scene.image], mini.diffusion), mini.diffusion, find_taps(mini.diffusion), [0], to_the_end=True)
+    for hook in hooks:
+        hook.remove()
+    assert met == [(layer.module, (1, layer.channels, layer.grid, layer.grid)) for layer in layers]
+    assert hooks_of(unet) == 0
+    side, widths = unet.config.sample_size, unet.config.block_out_channels
+    assert layers[0] == Layer("conv_in", "convolution", widths[0], side) and layers[-1] == Layer("conv_out", "convolution", 4, side)
+    assert len({layer.grid for layer in layers}) == len(widths)
+
+
+def test_a_four_level_unets_anatomy_is_sd14s(four_levels):
+    """A small one with weights and SD-1.4 itself, as shapes: the same layers at other sizes."""
+    small, large = anatomy(four_levels.unet.config), anatomy(json.loads((SD14 / "unet" / "config.json").read_text()))
+    assert [(layer.module, layer.kind) for layer in small] == [(layer.module, layer.kind) for layer in large]
+    assert [layer.channels for layer in small] == [layer.channels // 20 if layer.channels > 4 else 4 for layer in large]
+    assert [layer.grid * 4 for layer in small] == [layer.grid for layer in large]
+    count = {kind: sum(layer.kind == kind for layer in large) for kind in ("residual", "attention", "downsampling", "upsampling", "convolution")}
+    assert count == dict(residual=8 + 2 + 12, attention=6 + 1 + 9, downsampling=3, upsampling=3, convolution=2)
+    rows = dict.fromkeys((layer.block, layer.grid, layer.channels) for layer in large if layer.kind in ("residual", "attention"))
+    assert list(rows) == [
+        ("down_blocks.0", 64, 320), ("down_blocks.1", 32, 640), ("down_blocks.2", 16, 1280), ("down_blocks.3", 8, 1280), ("mid_block", 8, 1280),
+        ("up_blocks.0", 8, 1280), ("up_blocks.1", 16, 1280), ("up_blocks.2", 32, 640), ("up_blocks.3", 64, 320),
+    ]  # fmt: skip
+
+
+def test_ssd1b_has_an_anatomy_too():
+    layers = anatomy(published(**SSD1B).unet.config)
+    assert {tap.module.split(".transformer_blocks")[0] for tap in find_taps(published(**SSD1B), grid=None)} == {
+        layer.module for layer in layers if layer.kind == "attention"
+    }
+
+
 # ------------------------------------------------------------------------------------------------------- latents
 
 
 def test_a_latent_is_drawn_from_the_autoencoders_posterior_and_scaled(mini, scenes):
     diffusion = mini.diffusion
     whole = AutoencoderKL.from_pretrained(MINI / "stable-diffusion", subfolder="vae", torch_dtype=torch.float32).eval()
-    from PIL import Image
-
     images = [scene.image for scene in scenes]
     pixels = np.stack([np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in images])
     with torch.no_grad():
@@ -115,6 +173,13 @@ def test_a_latent_is_drawn_from_the_autoencoders_posterior_and_scaled(mini, scen
 def test_pictures_are_squashed_whatever_their_sides(mini, scene):
     wide = np.ascontiguousarray(scene.image[:100])
     assert latents([scene.image, wide], mini.diffusion).shape == (2, 4, 16, 16)
+
+
+def test_a_latent_decodes_to_its_picture(mini, scene):
+    small = np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC), np.float32)
+    (back,) = decode(latents([scene.image], mini.diffusion), load_autoencoder("mini", device="cpu"))
+    assert back.shape == small.shape and back.dtype == np.uint8
+    assert np.abs(back - small).mean() < 0.5 * np.abs(small - small.mean()).mean()
 
 
 def test_the_order_of_pictures_changes_nothing(mini, scenes):
@@ -140,6 +205,14 @@ def encoded(mini, scenes):
 
 def same(a, b):
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b))
+
+
+def test_noise_is_added_as_the_schedule_says(mini, encoded):
+    latent, kept = encoded[0][:2], mini.diffusion.scheduler.alphas_cumprod.numpy()
+    noise = np.stack([torch.randn(latent[0].shape, generator=torch.Generator().manual_seed(seed)).numpy() for seed in (3, 4)])
+    for timestep in (0, 300, 999):
+        expected = kept[timestep] ** 0.5 * latent + (1 - kept[timestep]) ** 0.5 * noise
+        assert np.allclose(noised(latent, mini.diffusion, [3, 4], timestep), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("blocks", ["all", "encoder_last", "decoder_last"])
@@ -213,6 +286,47 @@ def test_no_hook_is_left_behind_even_after_an_error(mini, encoded):
     with pytest.raises(RuntimeError):
         features(latent[:, :3], mini.diffusion, taps, [1, 2, 3])  # a channel is missing: the UNet itself fails
     assert hooks_of(mini.diffusion.unet) == 0
+
+
+# ------------------------------------------------------------------------------- cross-attention and similarity
+
+
+class Recorder(AttnProcessor):
+    """diffusers' own attention, which remembers its probabilities."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+        query, key = (attn.head_to_batch_dim(x) for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)))
+        self.probabilities = attn.get_attention_scores(query, key)
+        return super().__call__(attn, hidden_states, encoder_hidden_states, **kwargs)
+
+
+@pytest.mark.parametrize("which", ["mini", "four_levels"])
+def test_cross_attention_maps_are_the_probabilities_that_diffusers_computes(which, mini, four_levels, encoded):
+    diffusion, latent, prompt = mini.diffusion if which == "mini" else four_levels, encoded[0][:2], "a dog and a pizza"
+    unet, before = diffusion.unet, diffusion.unet.attn_processors
+    taps = find_taps(diffusion, grid=None)
+    recorders = {name: Recorder() if "attn2" in name else AttnProcessor() for name in before}
+    unet.set_attn_processor(dict(recorders))
+    with torch.no_grad():
+        unet(torch.from_numpy(noised(latent, diffusion, [1, 2], 100)), 100, **diffusion.condition(prompt, 2))
+    unet.set_attn_processor(before)
+    for tap, queries in zip(taps, features(latent, diffusion, taps, [1, 2], timestep=100, prompt=prompt)):
+        theirs = recorders[tap.module.replace("to_q", "processor")].probabilities  # image and head, position, token
+        theirs = theirs.unflatten(0, (2, -1)).mean(dim=1).transpose(1, 2).unflatten(2, (tap.grid, tap.grid)).numpy()
+        ours = cross_attention_maps(queries, tap, diffusion, prompt)
+        assert ours.shape == theirs.shape == (2, diffusion.tokenizers[0].model_max_length, tap.grid, tap.grid)
+        assert np.allclose(ours, theirs, atol=1e-5) and np.allclose(ours.sum(axis=1), 1, atol=1e-5)
+
+
+def test_maps_of_a_tap_that_is_no_query_are_refused(mini):
+    with pytest.raises(ValueError, match="attn1 is no query of cross-attention"):
+        cross_attention_maps(np.zeros((1, 64, 16, 16), np.float32), find_taps(mini.diffusion, "self_attention_output")[0], mini.diffusion, "")
+
+
+def test_similarity_is_the_cosine_with_one_position():
+    array = np.float32([[[3, 0], [6, -3]], [[4, 2], [8, -4]]])  # vectors (3, 4), (0, 2), (6, 8), (-3, -4)
+    assert np.allclose(similarity_map(array, 0, 0), [[1, 0.8], [1, -1]])
+    assert np.allclose(similarity_map(array, 0, 1), [[0.8, 1], [0.8, -0.8]])
 
 
 # --------------------------------------------------------------------------------------------------------- stack

@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from fsdlib.features import Layer, Tap
 from fsdlib.figures import (
-    ADDED, CLUSTER_COLOURS, REMOVED, gallery, label_colours, overlay, principal_colours, show_caption, show_cells, show_class_iou, show_clusters_on, show_confusion,
-    show_difference, show_interval, show_map, show_mask, show_overlay, show_points, show_protocols, show_published, show_refinement, show_score_matrix, show_scores, show_shares, show_stages,
+    ADDED, CLUSTER_COLOURS, REMOVED, caption_strip, gallery, label_colours, overlay, picture_grid, principal_colours, show_anatomy, show_caption,
+    show_cells, show_class_iou, show_clusters_on, show_confusion, show_difference, show_distances, show_interval, show_map, show_mask, show_overlay,
+    show_points, show_protocols, show_published, show_refinement, show_score_matrix, show_scores, show_shares, show_similarity, show_stages,
 )  # fmt: skip
 from fsdlib.words import words
 
@@ -186,3 +188,47 @@ def test_a_score_matrix_shows_every_score_and_the_best_of_each_row_in_bold():
     assert [t.get_text() for t in ax.texts] == ["0.70", "0.20", "0.10", "0.10", "0.30", "0.60"]
     assert [t.get_text() for t in ax.texts if t.get_fontweight() == "bold"] == ["0.70", "0.60"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "bus"] and [t.get_text() for t in ax.get_yticklabels()] == ["mask 0", "mask 1"]
+def test_a_grid_of_pictures_shows_every_cell_under_its_titles():
+    picture, heat = np.zeros((4, 4, 3), np.uint8), np.arange(4.0).reshape(2, 2)
+    figure = picture_grid([[picture, heat], [heat]], ["first", "second"], ["a", "b"], limits=(0, 9), unit="share")
+    shown = [ax.images[0] for ax in figure.axes[:4] if ax.images]
+    assert len(shown) == 3 and np.array_equal(shown[1].get_array(), heat) and shown[1].get_clim() == (0, 9)
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["a", "b"] and figure.axes[-1].get_ylabel() == "share"
+    assert [figure.axes[number].texts[0].get_text() for number in (0, 2)] == ["first", "second"]
+    titled = picture_grid([[heat, heat], [heat]], columns=[["a", "b"], ["c"]])
+    assert [ax.get_title() for ax in titled.axes] == ["a", "b", "c", ""]
+
+
+def test_a_strip_marks_the_words_of_every_caption():
+    sentences = ["a black cat", "two dogs and a pizza on a plain background", "it"]
+    figure = caption_strip([np.zeros((4, 4, 3), np.uint8)] * 3, sentences, [words(s) for s in sentences], columns=2)
+    assert sum(bool(ax.images) for ax in figure.axes) == 3
+    marked = "".join(text.get_text() for ax in figure.axes for text in ax.texts if text.get_weight() == "bold")
+    assert marked == "blackcat" + "dogspizzaplainbackground"
+
+
+def test_distances_mark_each_words_nearest_class():
+    ax = show_distances(np.array([[0.5, 0.25], [0.1, 0.9]]), ["puppy", "kitten"], ["cat", "dog"])
+    assert [text.get_text() for text in ax.texts] == ["", "0.25", "0.10", ""]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog"] and [t.get_text() for t in ax.get_yticklabels()] == ["puppy", "kitten"]
+
+
+def test_the_anatomy_has_a_bar_a_layer_and_a_star_a_tap():
+    kinds = ["convolution", "residual", "downsampling", "residual", "attention", "upsampling", "residual", "convolution"]
+    modules = ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block.resnets.0", "up_blocks.0.attentions.0",
+               "up_blocks.0.upsamplers.0", "up_blocks.1.resnets.0", "conv_out"]  # fmt: skip
+    layers = [Layer(m, k, 8 + i, grid) for i, (m, k, grid) in enumerate(zip(modules, kinds, (16, 16, 8, 8, 8, 16, 16, 16)))]
+    ax = show_anatomy(layers, [Tap("up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q", 8)])
+    heights = {round(bar.get_x() + bar.get_width() / 2): round(bar.get_y() + bar.get_height() / 2) for group in ax.containers for bar in group}
+    assert heights == {0: 0, 1: 0, 2: -1, 3: -1, 4: -1, 5: 0, 6: 0, 7: 0}
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["16 x 16", "8 x 8"]
+    (star,) = [c for c in ax.collections if c.get_label() == "tap"]
+    assert star.get_offsets()[:, 0].tolist() == [4]
+    assert [str(8 + i) for i in range(8)] + ["conv_in", "down_blocks.0", "mid_block", "up_blocks.0", "up_blocks.1", "conv_out"] == [t.get_text() for t in ax.texts if t.get_text()]
+
+
+def test_a_similarity_map_is_shown_beside_the_picture_with_its_point_in_both():
+    similarity = np.array([[1.0, 0.5], [-0.25, 0.0]])
+    axes = show_similarity(np.zeros((8, 8, 3), np.uint8), similarity, 0, 1)
+    assert np.array_equal(axes[1].images[0].get_array(), similarity) and axes[1].images[0].get_clim() == (-0.25, 1)
+    assert all(line.get_xydata().tolist() == [[1, 0]] for ax in axes for line in ax.lines)

@@ -220,6 +220,11 @@ def test_the_posterior_is_the_whole_autoencoders(mini):
     assert torch.equal(ours.mean, theirs.mean) and torch.equal(ours.std, theirs.std)
 
 
+def test_the_whole_autoencoder_has_a_decoder_and_is_not_trained():
+    whole = models.load_autoencoder("mini", device="cpu")
+    assert whole.decoder is not None and not whole.training and not any(parameter.requires_grad for parameter in whole.parameters())
+
+
 def test_nothing_loaded_is_in_training_mode(mini):
     parts = [mini.captioner.model, mini.clip.model, mini.diffusion.unet, mini.diffusion.encoder, *mini.diffusion.text_encoders]
     assert not [part for part in parts if part.training]
@@ -246,10 +251,11 @@ def test_the_text_encoder_reads_with_the_clips_tokenizer():
         assert (MINI / "clip" / file).read_bytes() == (MINI / "stable-diffusion" / "tokenizer" / file).read_bytes()
 
 
-def test_the_embedded_clip_uses_quick_gelu_as_openais_does(mini):
+def test_the_embedded_clip_has_one_activation_and_its_text_encoder_the_same(mini):
     kinds = [type(module) for module in mini.clip.model.modules()]
     layers = kinds.count(open_clip.transformer.ResidualAttentionBlock)
-    assert layers > 0 and kinds.count(open_clip.transformer.QuickGELU) == layers and torch.nn.GELU not in kinds
+    assert layers > 0 and kinds.count(torch.nn.GELU) == layers and open_clip.transformer.QuickGELU not in kinds
+    assert mini.diffusion.text_encoders[0].config.hidden_act == "gelu"
 
 
 def test_openais_clip_is_configured_with_quick_gelu():

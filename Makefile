@@ -58,7 +58,7 @@ unit: .venv/installed ## the unit tests alone
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_notebooks.py
 
 notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
-	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
+	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.clear_notebook_metadata=False \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' $(or $(ONLY),notebooks/*.ipynb)
 	@$(BIN)/python -m fsdlib.book --index

@@ -53,6 +53,13 @@ def page_of(path: Path) -> Page:
     return Page(path.stem, title.removeprefix("# ").strip(), question, base64.b64decode(picture) if picture else None)
 
 
+def strip_widget_state(path: Path) -> None:
+    """Take the state of sliders out of an executed notebook: large, useless without a kernel, and shown by a static figure beside each."""
+    notebook = nbformat.read(path, as_version=4)
+    if notebook.metadata.pop("widgets", None):
+        write_atomically(path, nbformat.writes(notebook) + "\n")
+
+
 def write_index(folder: Path = NOTEBOOKS) -> Path:
     """Write `folder`/README.md: what each notebook answers, with a picture (under `folder`/pictures), in the order to read them in."""
     lines = ["# The notebooks", "", "Read 00 first, then 01 to 07 in order: each ends where the next begins.", ""]
@@ -102,7 +109,9 @@ td {{ vertical-align: middle; padding: .6em }} img {{ width: 300px }} .anchor-li
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--index", action="store_true", help="write only notebooks/README.md and its pictures")
+    parser.add_argument("--index", action="store_true", help="leave it at the notebooks themselves, notebooks/README.md and its pictures")
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        strip_widget_state(path)
     write_index()
     if not parser.parse_args().index:
         print(f"the book: {build()[0]}")

@@ -26,6 +26,7 @@ class Vocabulary:
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
+    background: bool = True
 
     def __post_init__(self):
         if not self.names or self.names[0] != "background":
@@ -56,6 +57,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def palette(self) -> bytes:
+        return palette()
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -66,6 +71,8 @@ class Dataset:
     split: str
     vocabulary: Vocabulary
     ids: tuple[str, ...]
+    expected: int | None = None
+    has_labels: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,3 +150,16 @@ def palette() -> bytes:
         for channel in range(3):
             colours[:, channel] |= ((labels >> (3 * place + channel)) & 1) << (7 - place) if 3 * place + channel < 8 else 0
     return colours.tobytes()
+
+
+_IRREGULAR = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives", "sheep": "sheep", "fish": "fish", "skis": "skis"}
+
+
+def plural(word: str) -> str:
+    """The plural of a class's name, whose last word takes the ending."""
+    *before, last = word.split(" ")
+    if last.endswith("y") and last[-2:-1] not in "aeiou":
+        ending = last[:-1] + "ies"
+    else:
+        ending = last + ("es" if last.endswith(("s", "x", "ch", "sh")) else "s")
+    return " ".join([*before, _IRREGULAR.get(last, ending)])

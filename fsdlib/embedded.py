@@ -21,30 +21,20 @@ from fsdlib import names as naming
 from fsdlib import scores
 from fsdlib.caption import caption
 from fsdlib.clusters import cluster, masks
-from fsdlib.datasets import Dataset, Vocabulary, open_dataset
+from fsdlib.datasets import Dataset, Vocabulary, open_dataset, plural
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
-from fsdlib.scenes import STYLES, Scene, plural, world_classes, write_scenes
+from fsdlib.scenes import STYLES, Scene, world_classes, write_scenes
 from fsdlib.training import TRAINERS, Settings
+from fsdlib.words import spoken_classes
 
 # The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
 PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
 PROBE_PASS = dict(timestep=300, noise_samples=3)
 GRID = 16
-
-
-def spoken_classes(sentence: str, vocabulary: Vocabulary) -> set[str]:
-    """The classes a caption names by any of their synonyms, in the singular or the plural; longer synonyms first."""
-    spoken, rest = set(), f" {sentence.lower().replace(',', ' ')} "
-    forms = [(form, name) for name, words in zip(vocabulary.names[1:], vocabulary.synonyms[1:]) for word in words for form in (word, plural(word))]
-    for form, name in sorted(forms, key=lambda pair: -len(pair[0])):
-        if f" {form} " in rest:
-            spoken.add(name)
-            rest = rest.replace(f" {form} ", " , ")
-    return spoken
 
 
 def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabulary: Vocabulary) -> dict[str, float]:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cached_property, wraps
 from pathlib import Path
 
 import diffusers
@@ -367,6 +367,38 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
     return Clip(model.eval(), preprocess, tokenizer, torch.device(device), dtype)
 
 
+@dataclass(frozen=True)
+class ModelSet:
+    """WHICH weights, on which device, in which precision: what `load_models` is asked, which another process can be asked too."""
+
+    name: str = "mini"
+    device: str | None = None
+    dtype: torch.dtype | None = None
+    captioner: str | None = None
+    clip: str | None = None
+
+    @property
+    def identity(self) -> dict:
+        """What the loaded models' identity will be; finds the files but loads nothing. Raises as `load_models`."""
+        return {part: identity for part, (_, identity) in self._located.items()} | dict(dtype=str(self._precision).removeprefix("torch."))
+
+    def load(self) -> Models:
+        """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
+        device, located = self.device or default_device(), self._located
+        loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
+        parts = {part: loader(located[part][0], device, self._precision) for part, loader in loaders.items()}
+        return Models(self.name, **parts, identity=self.identity)
+
+    @property
+    def _precision(self) -> torch.dtype:
+        return self.dtype or default_dtype(self.device or default_device())
+
+    @cached_property
+    def _located(self) -> dict[str, tuple[Path, dict]]:
+        asked = dict(captioner=self.captioner, clip=self.clip)
+        return {part: locate(source, _fetch_with(self.name, **asked)) for part, source in sources(self.name, **asked).items()}
+
+
 def load_models(
     name: str = "mini", device: str | None = None, dtype: torch.dtype | None = None, captioner: str | None = None, clip: str | None = None
 ) -> Models:
@@ -374,13 +406,7 @@ def load_models(
 
     Raises ValueError for unknown names and ModelUnavailable where files cannot be had.
     """
-    device = device or default_device()
-    dtype = dtype or default_dtype(device)
-    located = {part: locate(source, _fetch_with(name, captioner, clip)) for part, source in sources(name, captioner, clip).items()}
-    loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
-    parts = {part: loaders[part](located[part][0], device, dtype) for part in loaders}
-    identity = {part: located[part][1] for part in located} | dict(dtype=str(dtype).removeprefix("torch."))
-    return Models(name, **parts, identity=identity)
+    return ModelSet(name, device, dtype, captioner, clip).load()
 
 
 @contextmanager

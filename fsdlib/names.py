@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from fsdlib.datasets import Vocabulary
 from fsdlib.models import Clip
 
 
@@ -94,3 +95,19 @@ def assign_best(scores: np.ndarray, eligible: Sequence[int], background: Sequenc
     winner = np.array(contenders)[scores[:, contenders].argmax(axis=1)]
     named = np.isin(winner, eligible) & (scores[:, eligible].max(axis=1) >= threshold)
     return np.where(named, winner, -1)
+
+
+def nearest_classes(names: Sequence[str], vocabulary: Vocabulary, clip: Clip, background_names: Sequence[str] = ()) -> dict[str, tuple[int, float]]:
+    """The class that each free name means, by the similarity of CLIP's texts: {name: (label, cosine similarity)}.
+
+    A class is as near as the nearest way to say it (its name and synonyms). Where the vocabulary has a background, label
+    0 may be meant too, by its own name and by `background_names` that are no class's.
+    """
+    forms = [(form, label) for label, synonyms in enumerate(vocabulary.synonyms) if label for form in synonyms]
+    if vocabulary.background:
+        taken = {form for form, _ in forms}
+        forms += [(form, 0) for form in dict.fromkeys((*vocabulary.synonyms[0], *background_names)) if form not in taken]
+    if not names:
+        return {}
+    similarity = clip.encode_text(list(names)) @ clip.encode_text([form for form, _ in forms]).T
+    return {name: (forms[best][1], float(row[best])) for name, row, best in zip(names, similarity, similarity.argmax(axis=1))}

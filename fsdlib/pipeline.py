@@ -2,8 +2,9 @@
 
 import io
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class Result:
     seeds: dict[str, int]
     recipe: Recipe
     models: dict
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # what each stage took
 
     @property
     def coarse(self) -> np.ndarray:
@@ -57,7 +59,7 @@ class Result:
         return tuple(self.names[label] for label in np.unique(self.labels) if label)
 
     def as_dict(self) -> dict:
-        """All but the label map and the masks, ready for JSON."""
+        """All but the label map, the masks and the timings, ready for JSON."""
         return dict(
             caption=self.caption,
             words=[dict(text=w.text, part_of_speech=w.part_of_speech, head=w.head) for w in self.words],
@@ -97,28 +99,36 @@ class Result:
         return show_overlay(image, self.labels, self.names, ax=ax)
 
 
-def segment(image: np.ndarray, models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0) -> Result:
+def segment(
+    image: np.ndarray, models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0, present: Sequence[int] | None = None
+) -> Result:
     """Segment one picture, (H, W, 3) uint8 RGB.
 
-    vocabulary: the classes to choose from (a list of names will do); None leaves the names to the caption. Raises
-    ValueError where the image is not of that form.
+    vocabulary: the classes to choose from (a list of names will do); None leaves the names to the caption. present: the
+    labels truly there, which a recipe with vocabulary_mode "oracle" asks for. Raises ValueError where the image is not
+    of that form, or the recipe's vocabulary mode lacks what it needs.
     """
-    return segment_batch([image], models, recipe, vocabulary, seed)[0]
+    return segment_batch([image], models, recipe, vocabulary, seed, None if present is None else [present])[0]
 
 
 def segment_batch(
-    images: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0
+    images: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0,
+    present: Sequence[Sequence[int]] | None = None,
 ) -> list[Result]:
-    """Segment several pictures of any sizes; captions and features run as one batch, and each result is as if it ran alone."""
+    """Segment several pictures of any sizes; captions and features run as one batch, and each result is as if it ran alone.
+
+    present: for each picture the labels truly there, for vocabulary_mode "oracle" alone.
+    """
     for number, image in enumerate(images):
         if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
             what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise ValueError(f"image {number} of the batch is {what}: pass RGB as a (height, width, 3) array of uint8")
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
+    present = [None] * len(images) if present is None else present
     return [
-        segment_perceived(image, perception, models, recipe, vocabulary, seed)
-        for image, perception in zip(images, perceive(images, models, recipe, seed), strict=True)
+        segment_perceived(image, perception, models, recipe, vocabulary, seed, labels)
+        for image, perception, labels in zip(images, perceive(images, models, recipe, seed), present, strict=True)
     ]
 
 
@@ -129,36 +139,69 @@ class Perception:
     caption: str
     taps: tuple[Tap, ...]
     maps: tuple[np.ndarray, ...]
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # its share of what its batch took, stage by stage
+
+
+class Stopwatch:
+    """Seconds from one `lap` to the next, by stage. Every stage ends with arrays in main memory, so a GPU's work is within its lap."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._since = now - self._since, now
 
 
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
     """Caption several pictures and read their features, as one batch."""
+    watch = Stopwatch()
     captions = captioning.caption(
         images, models.captioner, recipe.caption_prompt, recipe.caption_beams, recipe.caption_min_tokens, recipe.caption_max_tokens
     )
+    watch.lap("caption")
     taps = find_taps(models.diffusion, recipe.taps, recipe.tap_blocks, recipe.tap_grid)
     latent = latents(images, models.diffusion, seed)
     noise_seeds = [image_seed(image, "noise", seed) for image in images]
     maps = features(latent, models.diffusion, taps, noise_seeds, recipe.timestep, recipe.prompt, recipe.noise_samples)
-    return [Perception(sentence, tuple(taps), tuple(array[i] for array in maps)) for i, sentence in enumerate(captions)]
+    watch.lap("features")
+    share = {stage: seconds / len(images) for stage, seconds in watch.seconds.items()}
+    return [Perception(sentence, tuple(taps), tuple(array[i] for array in maps), share) for i, sentence in enumerate(captions)]
 
 
-def segment_perceived(image: np.ndarray, perception: Perception, models: Models, recipe: Recipe, vocabulary: Vocabulary | None, seed: int = 0) -> Result:
+def segment_perceived(
+    image: np.ndarray, perception: Perception, models: Models, recipe: Recipe, vocabulary: Vocabulary | None, seed: int = 0,
+    present: Sequence[int] | None = None,
+) -> Result:
     """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`."""
+    watch = Stopwatch()
     found = words.words(perception.caption)
     chosen = closed_candidates(found, models, recipe, vocabulary)
-    choice = choices(found, words.present(chosen), recipe, vocabulary)
+    spoken = words.present(chosen)
+    choice = choices(found, allowed(spoken, recipe, vocabulary, present), recipe, vocabulary)
+    watch.lap("words")
     stacked = stack(perception.maps, recipe.feature_grid, recipe.normalise)
-    clusters = grouped(stacked, image, len(choice.eligible), recipe, seed)
+    # a whole class list says nothing about how much is to be told apart in this picture, its caption does
+    expected = len(spoken) if recipe.vocabulary_mode == "given" else len(choice.eligible)
+    clusters = grouped(stacked, image, expected, recipe, seed)
+    silhouette = clustering.silhouette(stacked, clusters)
     masks = clustering.masks(clusters, *image.shape[:2])
+    watch.lap("clusters")
     scores = scored(image, masks, choice, models, recipe)
     assigned = assign(scores, choice, recipe)
+    watch.lap("names")
     regions, labels = named_regions(masks, assigned, choice, recipe)
+    painted = refinement.paint(refined(image, regions, recipe), labels)
+    if vocabulary is not None and not vocabulary.background:  # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
+        painted = np.where(painted == 0, refinement.paint(regions, labels), painted)
+    watch.lap("refinement")
     return Result(
-        labels=refinement.paint(refined(image, regions, recipe), labels), names=choice.names, caption=perception.caption, words=tuple(found),
-        candidates=tuple(chosen), clusters=clusters, silhouette=clustering.silhouette(stacked, clusters), masks=masks, texts=choice.texts,
+        labels=painted, names=choice.names, caption=perception.caption, words=tuple(found),
+        candidates=tuple(chosen), clusters=clusters, silhouette=silhouette, masks=masks, texts=choice.texts,
         scores=scores, assigned=assigned, taps=tuple(map(str, perception.taps)),
         seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")}, recipe=recipe, models=models.identity,
+        seconds=perception.seconds | watch.seconds,
     )  # fmt: skip
 
 
@@ -179,14 +222,29 @@ def closed_candidates(found: Sequence[words.Word], models: Models, recipe: Recip
     return words.candidates(found, vocabulary, models.diffusion, recipe.class_prompt)
 
 
+def allowed(spoken: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None, present: Sequence[int] | None = None) -> Sequence[int]:
+    """The labels that the recipe's vocabulary mode lets a mask have: those the caption speaks of, the whole list, or those truly present.
+
+    Raises ValueError where the mode needs a class list or the classes present, and none is given.
+    """
+    if recipe.vocabulary_mode in ("given", "oracle") and vocabulary is None:
+        raise ValueError(f"vocabulary_mode {recipe.vocabulary_mode!r} chooses from a class list: pass a vocabulary, or take vocabulary_mode='open'")
+    if recipe.vocabulary_mode == "oracle":
+        if present is None:
+            raise ValueError("vocabulary_mode 'oracle' needs the labels truly present: pass present, or take another mode where the truth is not known")
+        return sorted(set(present))
+    return range(1, len(vocabulary)) if recipe.vocabulary_mode == "given" else spoken
+
+
 def choices(found: Sequence[words.Word], present: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None) -> Choices:
     """What CLIP chooses among.
 
-    Closed: the texts are the class list, the classes with a label in `present` are eligible. Open: the caption's words
-    are eligible; the classes, where given, stand beside them in the softmax (row 2b).
+    Open, or without a class list: the caption's words are eligible; the classes, where given, stand beside them in the
+    softmax (row 2b). Else the texts are the class list, and the classes with a label in `present` are eligible. The
+    recipe's names for the background stand beside either, unless the class list says that there is none.
     """
     classes = list(vocabulary.names[1:]) if vocabulary is not None else []
-    if vocabulary is not None and recipe.vocabulary_mode == "closed":
+    if vocabulary is not None and recipe.vocabulary_mode != "open":
         eligible, names = [label - 1 for label in present], vocabulary.names
         texts = classes
     else:
@@ -194,9 +252,10 @@ def choices(found: Sequence[words.Word], present: Sequence[int], recipe: Recipe,
         texts = classes + [name for name in own if name not in classes]
         eligible, names = [texts.index(name) for name in own], ("background", *own)
     own_texts = len(texts)
-    texts = texts + [name for name in recipe.background_names if name not in texts]
+    of_background = recipe.background_names if vocabulary is None or vocabulary.background else ()
+    texts = texts + [name for name in of_background if name not in texts]
     taken = {texts[i] for i in eligible}
-    background = [i for i, text in enumerate(texts) if i >= own_texts or (text in recipe.background_names and text not in taken)]
+    background = [i for i, text in enumerate(texts) if i >= own_texts or (text in of_background and text not in taken)]
     return Choices(tuple(texts), tuple(eligible), tuple(background), names)
 
 

@@ -30,7 +30,9 @@ class Recipe(BaseModel):
     caption_max_tokens: PositiveInt = Field(30, description="longest caption, in tokens, prompt included")
 
     # words
-    vocabulary_mode: Literal["closed", "open"] = Field("closed", description="closed: class list given, the caption predicts presence; open: the caption's words are the names")
+    vocabulary_mode: Literal["closed", "given", "open", "oracle"] = Field(
+        "closed", description="closed: class list given, the caption predicts presence; given: all of the list; open: the caption's words are the names; oracle: the classes truly present"
+    )
     class_prompt: str = Field("A photo of {}", description="how a class is put to the text encoder when words are compared with it")
 
     # features

@@ -21,7 +21,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from fsdlib.datasets import palette
+from fsdlib.datasets import palette, plural
 from fsdlib.project import CLASSES, SCENES, write_atomically
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
@@ -317,12 +317,6 @@ _SENTENCES = (
 
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
-
-
-def plural(word: str) -> str:
-    """The plural of a class word of the world."""
-    irregular = {"person": "people", "sheep": "sheep", "fish": "fish", "butterfly": "butterflies"}
-    return irregular.get(word, word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s"))
 
 
 def write_scenes(

@@ -1,14 +1,20 @@
-"""Scores: one confusion count an image, and both protocols of mIoU from the same counts.
+"""Scores: one confusion count an image, and from those every number the field reports.
 
 `dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or prediction:
 what the literature reports. `per_image`: IoU averaged over the classes present in an image's truth, then over images,
 void counted as background: what FreeSeg-Diff reports (RECIPE row 11). The two differ by many points on one prediction.
+
+Label 0 is the background. Where a class list has none (`background=False`) label 0 is a pixel without a name: it is no
+class in any mean, though a class's missed pixels still count against it, and void is out in both protocols.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from scipy.optimize import linear_sum_assignment
+from skimage.segmentation import find_boundaries
 
 VOID = 255
 
@@ -28,28 +34,107 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
     return counts.reshape(classes + 1, classes)
 
 
+# --------------------------------------------------------------------------------------------- the two protocols
+
+
 def iou_of_classes(counts: np.ndarray) -> np.ndarray:
     """IoU of every class from (classes, classes) counts without void: (classes,) float64, nan where a class occurs nowhere."""
-    hit = np.diag(counts).astype(float)
-    union = counts.sum(axis=0) + counts.sum(axis=1) - hit
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    return iou_of_areas(areas(np.vstack([counts, np.zeros_like(counts[:1])])))
 
 
-def dataset_iou(counts: Sequence[np.ndarray]) -> np.ndarray:
-    """IoU of every class over a split, void out; its nanmean is the `dataset` mIoU. counts: from `confusion`, one an image."""
-    return iou_of_classes(np.sum(counts, axis=0)[:-1])
+def areas(counts: np.ndarray) -> np.ndarray:
+    """Pixels of every class that are right, in the truth, in the prediction, void out: (3, classes) int64; sums over images add up."""
+    return np.stack([np.diag(counts), counts[:-1].sum(axis=1), counts[:-1].sum(axis=0)])
 
 
-def image_miou(counts: np.ndarray) -> float:
-    """One image's mIoU over the classes present in its truth, void as background; counts: from `confusion`."""
+def iou_of_areas(found: np.ndarray) -> np.ndarray:
+    """IoU from `areas`, (..., 3, classes): (..., classes) float64, nan where a class occurs nowhere."""
+    right, union = found[..., 0, :].astype(float), found[..., 1, :] + found[..., 2, :] - found[..., 0, :]
+    return np.divide(right, union, out=np.full(right.shape, np.nan), where=union > 0)
+
+
+def dataset_iou(counts: Sequence[np.ndarray], background: bool = True) -> np.ndarray:
+    """IoU of every class over a split, void out; its nanmean is the `dataset` mIoU. counts: from `confusion`, one an image, or their sum as the only one."""
+    found = iou_of_classes(np.sum(counts, axis=0)[:-1])
+    found[: 0 if background else 1] = np.nan
+    return found
+
+
+def image_iou(counts: np.ndarray, background: bool = True) -> np.ndarray:
+    """One image's IoU of the classes present in its truth, void as background; nan for all others. counts: from `confusion`."""
     folded = counts[:-1].copy()
-    folded[0] += counts[-1]
-    return float(iou_of_classes(folded)[folded.sum(axis=1) > 0].mean())
+    if background:
+        folded[0] += counts[-1]
+    found = iou_of_classes(folded)
+    found[folded.sum(axis=1) == 0] = np.nan
+    return found
 
 
-def miou(counts: Sequence[np.ndarray]) -> dict[str, float]:
+def image_miou(counts: np.ndarray, background: bool = True) -> float:
+    """The mean of `image_iou`; nan for an image whose truth is void alone and has no class."""
+    return mean(image_iou(counts, background))
+
+
+def mean(values: Sequence[float] | np.ndarray) -> float:
+    """The mean of what is not nan; nan where nothing is left."""
+    kept = np.asarray(values, float)
+    kept = kept[~np.isnan(kept)]
+    return float(kept.mean()) if len(kept) else float("nan")
+
+
+def rounded(value: float, digits: int = 6) -> float | None:
+    """For JSON, which knows no nan."""
+    return None if np.isnan(value) else round(float(value), digits)
+
+
+def miou(counts: Sequence[np.ndarray], background: bool = True) -> dict[str, float]:
     """Both protocols over a split: {"dataset": ..., "per_image": ...}, 0 to 1."""
-    return dict(dataset=float(np.nanmean(dataset_iou(counts))), per_image=float(np.mean([image_miou(one) for one in counts])))
+    return dict(dataset=mean(dataset_iou(counts, background)), per_image=mean([image_miou(one, background) for one in counts]))
+
+
+def metrics(total: np.ndarray, background: bool = True) -> dict[str, float]:
+    """What one confusion matrix over a split says, void out, 0 to 1. total: the sum of `confusion` over images.
+
+    miou: IoU, the mean over classes that occur in truth or prediction. pixel_accuracy: the share of pixels that are right.
+    mean_accuracy: each class's share of right pixels, the mean over classes in the truth. frequency_weighted_iou: IoU
+    weighted by the classes' pixels in the truth (Long et al., CVPR 2015, section 5). With background=False all four
+    are over the other classes' pixels in the truth; what is wrongly said of the background's still lowers IoU.
+    """
+    first = 0 if background else 1
+    right, in_truth, _ = areas(total)[:, first:]
+    iou, pixels = iou_of_areas(areas(total))[first:], max(1, in_truth.sum())
+    accuracy = np.divide(right, in_truth, out=np.full(len(right), np.nan), where=in_truth > 0)
+    return dict(
+        miou=mean(iou),
+        pixel_accuracy=float(right.sum() / pixels),
+        mean_accuracy=mean(accuracy),
+        frequency_weighted_iou=float((np.nan_to_num(iou) * in_truth).sum() / pixels),
+    )
+
+
+def bootstrap(
+    of_images: np.ndarray, image_mious: np.ndarray, background: bool = True, seed: int = 0, resamples: int = 1000, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of both protocols' mIoU over resampled images: {"dataset": (low, high), "per_image": (low, high)}.
+
+    of_images: (N, 3, classes), `areas` of each image; image_mious: (N,), nan where an image has none. Images are drawn with
+    replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws.
+    """
+    random, count = np.random.default_rng(seed), len(of_images)
+    known, values = ~np.isnan(image_mious), np.nan_to_num(image_mious)
+    first = 0 if background else 1
+    flat = of_images.reshape(count, -1).astype(np.float64)
+    found: dict[str, list[float]] = dict(dataset=[], per_image=[])
+    for start in range(0, resamples, 50):  # in portions, so that memory does not grow with the number of resamples
+        times = random.multinomial(count, np.full(count, 1 / count), size=min(50, resamples - start)).astype(np.float64)
+        iou = iou_of_areas((times @ flat).reshape(len(times), *of_images.shape[1:]))[:, first:]
+        found["dataset"] += [mean(row) for row in iou]
+        found["per_image"] += (times @ values / np.maximum(times @ known, 1)).tolist()
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {protocol: tuple(map(float, np.nanquantile(values, tails))) for protocol, values in found.items()}
+
+
+# --------------------------------------------------------------------------------------------- masks apart from names
 
 
 def majority_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -65,11 +150,54 @@ def majority_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return labels[clusters]
 
 
+def hungarian_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Each class takes one cluster at most, so that the sum of their IoU is highest; clusters without a class are background.
+
+    The matching of DiffSeg and DiffCut, harsher than `majority_labels`: parts of one object do not add up. clusters,
+    truth: (H, W) integers, truth with 255 for void, which counts for nothing.
+    """
+    known = truth != VOID
+    classes, truth_at = np.unique(truth[known], return_inverse=True)
+    numbers, cluster_at = np.unique(clusters[known], return_inverse=True)
+    labels = np.zeros(int(clusters.max()) + 1, np.uint8)
+    if len(classes):
+        common = np.bincount(cluster_at * len(classes) + truth_at, minlength=len(numbers) * len(classes)).reshape(len(numbers), len(classes))
+        union = common.sum(axis=1, keepdims=True) + common.sum(axis=0) - common
+        rows, columns = linear_sum_assignment(common / union, maximize=True)
+        labels[numbers[rows]] = classes[columns]
+    return labels[clusters]
+
+
+def boundary_f(regions: np.ndarray, truth: np.ndarray, tolerance: float = 0.0075) -> float:
+    """How well boundaries between regions lie on boundaries of the truth, names apart: F1, 0 to 1.
+
+    A boundary pixel is right where one of the other map is within `tolerance` times the picture's diagonal (Csurka et
+    al., BMVC 2013, who take 0.75 %). Void, which lies around objects in Pascal VOC, first takes the nearest label. Two
+    maps without any boundary agree. regions, truth: (H, W) integers, truth with 255 for void.
+    """
+    void = truth == VOID
+    if void.all():
+        return float("nan")
+    if void.any():
+        truth = truth[tuple(distance_transform_edt(void, return_distances=False, return_indices=True))]
+    reach = max(1.0, tolerance * np.hypot(*truth.shape))
+    ours, theirs = (find_boundaries(labels.astype(np.int32), mode="thick") for labels in (regions, truth))
+    if not ours.any() or not theirs.any():
+        return float(ours.any() == theirs.any())
+    precision = (distance_transform_edt(~theirs)[ours] <= reach).mean()
+    recall = (distance_transform_edt(~ours)[theirs] <= reach).mean()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def enlarged(clusters: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(h, w) uint8 by nearest neighbour to (H, W), as the pipeline's masks are."""
+    return np.asarray(Image.fromarray(clusters).resize(shape[::-1], Image.Resampling.NEAREST))
+
+
 def matched_miou(clusters: np.ndarray, truth: np.ndarray) -> float:
     """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, every cluster given its majority class.
 
     clusters: (h, w) uint8, enlarged to the truth by nearest neighbour; truth: (H, W) integers, 255 for void.
     """
-    enlarged = np.asarray(Image.fromarray(clusters).resize(truth.shape[::-1], Image.Resampling.NEAREST))
     classes = int(truth[truth != VOID].max(initial=0)) + 1
-    return float(np.nanmean(dataset_iou([confusion(majority_labels(enlarged, truth), truth, classes)])))
+    return mean(dataset_iou([confusion(majority_labels(enlarged(clusters, truth.shape), truth), truth, classes)]))

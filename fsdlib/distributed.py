@@ -1,0 +1,70 @@
+"""An evaluation on many processes or machines with Ray: an actor pool, one model set an actor, one output folder for all.
+
+On one machine Ray is started for the run. On a cluster, start Ray on every node (`ray start --head`, then
+`ray start --address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the
+dataset and the models' cache must be at the same paths on all of them, on storage that all see, and every node needs the
+project installed at the same version. A worker that is killed is started anew and its batch done again.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fsdlib.evaluation import Worker
+
+
+class Actor:
+    """A worker in a process of its own, which loads its models once. Ray Data hands it rows and takes rows, so lists travel as JSON."""
+
+    def __init__(self, arguments: tuple):
+        self.worker = Worker(*arguments)
+
+    def __call__(self, item: dict) -> dict:
+        batch, missing = json.loads(item["work"])
+        return dict(result=json.dumps(self.worker(batch, missing)))
+
+
+def on_ray(arguments: tuple, work: list[tuple[list[int], list[int]]], workers: int) -> Iterator[tuple[list[dict], list[str]]]:
+    """What `Worker(*arguments)` returns for each piece of work, as it comes, from `workers` actors.
+
+    On a machine with GPUs the actors share them evenly. Raises ImportError where ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("engine 'ray' needs Ray: install it with pip install 'fsdlib[cluster]', or take engine 'local'") from error
+    with _cluster(ray, workers):
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False  # the run has its own
+        gpus = ray.cluster_resources().get("GPU", 0)
+        share = min(1.0, gpus / workers) if gpus else 0
+        items = ray.data.from_items([dict(work=json.dumps(piece)) for piece in work], override_num_blocks=len(work))
+        results = items.map(Actor, fn_constructor_args=(arguments,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=share)
+        for row in results.iter_rows():
+            rows, notes = json.loads(row["result"])
+            yield rows, notes
+
+
+@contextmanager
+def _cluster(ray, workers: int):
+    """The cluster that RAY_ADDRESS names or that is there already; else one on this machine, which ends with the run."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU share keep seeing what this process sees
+    options = dict(log_to_driver=False, logging_level="ERROR", configure_logging=True)
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= dict(num_cpus=workers, num_gpus=torch.cuda.device_count(), include_dashboard=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(**options)
+        try:
+            yield
+        finally:
+            ray.shutdown()

@@ -1,0 +1,108 @@
+"""What can be evaluated: the project's own method, and what any other needs to be measured beside it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from fsdlib import caption as captioning
+from fsdlib import clusters, features, pipeline, refinement, words
+from fsdlib import names as naming
+from fsdlib.datasets import Vocabulary
+from fsdlib.models import Models, ModelSet
+from fsdlib.recipe import BACKGROUND_NAMES, Recipe
+from fsdlib.scores import rounded
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's result as an evaluation takes it.
+
+    labels: (H, W) uint8, labels of the dataset's vocabulary, 0 for background or no name. clusters: (h, w) uint8, the
+    regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
+    free names, the class that each was taken for and the similarity.
+    """
+
+    labels: np.ndarray
+    clusters: np.ndarray
+    caption: str = ""
+    candidates: tuple[str, ...] | None = None  # the classes said to be present before anything was segmented, where the method says any
+    mapping: dict[str, tuple[str, float]] = field(default_factory=dict)
+    details: dict = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Segmenter(Protocol):
+    """A method that can be evaluated. `FreeSegDiff` is this project's; another one needs no more than this.
+
+    It is sent to workers by pickle, and loads what it needs there when first asked.
+    """
+
+    def configuration(self) -> dict:
+        """All that its results depend on, ready for JSON, without loading anything."""
+
+    def segment(self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int) -> list[Prediction]:
+        """One prediction an image, (H, W, 3) uint8. present: the labels truly there, for the `oracle` mode alone."""
+
+    def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> Sequence[int]:
+        """The label given to each of (K, H, W) bool masks, among all classes: naming apart from masks."""
+
+
+@dataclass(frozen=True)
+class FreeSegDiff:
+    """The project's method: models and a recipe, whose vocabulary mode says what the method is told.
+
+    closed: the class list; the caption predicts which classes are present. given: the class list. oracle: the classes
+    truly present. open: nothing; the names are the caption's words, and each is taken for the class of the dataset
+    nearest to it by CLIP's similarity of texts, or for the background.
+    """
+
+    models: Models | ModelSet
+    recipe: Recipe
+
+    def configuration(self) -> dict:
+        identity = self.models.identity
+        return dict(
+            method="FreeSeg-Diff", models=self.models.name, identity=identity, recipe=self.recipe.model_dump(mode="json"),
+            vocabulary_mode=self.recipe.vocabulary_mode, code=_code(),
+        )  # fmt: skip
+
+    @cached_property
+    def loaded(self) -> Models:
+        return self.models if isinstance(self.models, Models) else self.models.load()
+
+    def __reduce__(self):
+        return FreeSegDiff, (self.models, self.recipe)  # without what was loaded here
+
+    def segment(self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int) -> list[Prediction]:
+        free, told = self.recipe.vocabulary_mode == "open", self.recipe.vocabulary_mode == "oracle"
+        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else vocabulary, seed, present if told else None)
+        return [self._prediction(result, vocabulary, free) for result in results]
+
+    def _prediction(self, result: pipeline.Result, vocabulary: Vocabulary, free: bool) -> Prediction:
+        nearest = naming.nearest_classes(result.names[1:], vocabulary, self.loaded.clip, BACKGROUND_NAMES) if free else {}
+        label_of = [0, *(nearest[name][0] for name in result.names[1:])] if free else range(len(result.names))
+        told = [vocabulary.names[label] for label in words.present(result.candidates)]
+        segments = [
+            dict(name=result.texts[text] if text >= 0 else "background", score=rounded(row.max(initial=0) if text < 0 else row[text]))
+            for text, row in zip(result.assigned, result.scores)
+        ]
+        return Prediction(
+            np.array(label_of, np.uint8)[result.labels], result.clusters, result.caption, None if free else tuple(told),
+            {name: (vocabulary.names[label], rounded(similarity)) for name, (label, similarity) in nearest.items()},
+            dict(segments=segments, silhouette=rounded(result.silhouette)), result.seconds,
+        )  # fmt: skip
+
+    def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> list[int]:
+        found = naming.score_masks(image, masks, vocabulary.names[1:], self.loaded.clip, self.recipe.view, self.recipe.text_templates)
+        return (found.argmax(axis=1) + 1).tolist()
+
+
+def _code() -> str:
+    """A hash over the stages' source, so that results of an older version are not taken for this one's."""
+    modules = (words, captioning, features, clusters, naming, refinement, pipeline)
+    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()

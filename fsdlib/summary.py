@@ -1,0 +1,233 @@
+"""From the rows of an evaluation to its summary: every score, with its interval, and the tables that reports are made of."""
+
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fsdlib import scores
+from fsdlib.datasets import Dataset, Vocabulary
+from fsdlib.project import write_atomically
+
+PARTITIONS = ("clusters", "painted")  # what was found before names, and the label map at the end
+MATCHINGS = {"majority": scores.majority_labels, "hungarian": scores.hungarian_labels}
+TABLES = ("images", "objects", "confusion", "mapping")  # the CSVs that a summary comes with
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a run has found so far: all of `wanted` images where `finished`.
+
+    table: one row an image; objects: one row a class in an image; confusion: (classes + 1, classes) pixel counts over all
+    images, as `scores.confusion`; summary: as in summary.json. Without masks to compare with there are only captions and names.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    objects: pd.DataFrame
+    confusion: np.ndarray
+    summary: dict
+    finished: bool
+
+    def prediction(self, image_id: str) -> np.ndarray:
+        """The stored label map of one image, (H, W) uint8."""
+        return np.asarray(Image.open(self.folder / "labels" / f"{image_id}.png"))
+
+
+def read_row(folder: Path, image_id: str, digest: str) -> dict | None:
+    """An image's row, or None where it has none yet."""
+    path = folder / "images" / f"{image_id}.json"
+    if not path.exists():
+        return None
+    row = json.loads(path.read_text())
+    if row["run"] != digest:
+        raise ValueError(f"{path} is of another configuration: delete it and run again")
+    return row
+
+
+def sparse(counts: np.ndarray) -> list[list[int]]:
+    """A confusion count as its cells that are not zero: [truth, prediction, pixels], ready for JSON."""
+    return [[int(row), int(column), int(counts[row, column])] for row, column in np.argwhere(counts)]
+
+
+def dense(cells: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """A confusion count, (classes + 1, classes) int64, from its cells."""
+    counts = np.zeros((classes + 1, classes), np.int64)
+    for row, column, pixels in cells:
+        counts[row, column] = pixels
+    return counts
+
+
+class Totals:
+    """Sums over rows, so that memory does not grow with the label maps: a few numbers an image are kept for the intervals."""
+
+    def __init__(self, classes: int, background: bool):
+        self.classes, self.background = classes, background
+        self.confusion = np.zeros((classes + 1, classes), np.int64)
+        self.matched = {name: {how: np.zeros_like(self.confusion) for how in MATCHINGS} for name in PARTITIONS}
+        self.boundary: dict[str, list[float]] = {name: [] for name in PARTITIONS}
+        self.areas: list[np.ndarray] = []
+        self.mious: list[float] = []
+        self.foreground_mious: list[float] = []
+        self.named = self.named_right = 0
+        self.spoken = np.zeros(3, int)  # classes said and present, said, present
+        self.candidates = np.zeros(3, int)
+        self.images = 0
+
+    def add(self, row: dict) -> None:
+        if "failed" in row:
+            return
+        self.images += 1
+        if "counts" not in row:
+            return
+        counts = dense(row["counts"], self.classes)
+        ious = scores.image_iou(counts, self.background)
+        self.confusion += counts
+        self.areas.append(scores.areas(counts).astype(np.int32))
+        self.mious.append(scores.mean(ious))
+        self.foreground_mious.append(scores.mean(ious[1:]))
+        for name, quality in row["masks"].items():
+            for how in MATCHINGS:
+                for truth, prediction, pixels in quality[how]:
+                    self.matched[name][how][truth, prediction] += pixels
+            self.boundary[name].append(np.nan if quality["boundary_f"] is None else quality["boundary_f"])
+        self.named += len(row["named"])
+        self.named_right += sum(label == other for label, other in row["named"])
+        for tally, said in ((self.spoken, row["spoken"]), (self.candidates, row["candidates"])):
+            if said is not None:
+                tally += [len(set(said) & set(row["present"])), len(said), len(row["present"])]
+
+    def summary(self, names: Sequence[str], seed: int) -> dict:
+        """All scores; 0 to 1, None where there is nothing to take a mean of."""
+        if not self.areas:
+            return dict(miou=None)
+        areas, mious, foreground = np.stack(self.areas), np.array(self.mious), np.array(self.foreground_mious)
+        protocols = {
+            "with_background": (self.background, mious),
+            "without_background": (False, foreground),
+        }
+        found = {
+            name: scores.metrics(self.confusion, counted) | dict(per_image_miou=scores.mean(values), intervals=scores.bootstrap(areas, values, counted, seed))
+            for name, (counted, values) in protocols.items()
+            if counted or name == "without_background"
+        }
+        main = found["with_background" if self.background else "without_background"]
+        of_classes = scores.dataset_iou([self.confusion], self.background)
+        return dict(
+            miou=dict(dataset=main["miou"], per_image=main["per_image_miou"]),
+            intervals=main["intervals"],
+            **found,
+            iou_of_classes=dict(zip(names, of_classes.tolist())),
+            masks={
+                name: {f"{how}_miou": scores.mean(scores.dataset_iou([of_how], self.background)) for how, of_how in matched.items()}
+                | dict(boundary_f=scores.mean(self.boundary[name]))
+                for name, matched in self.matched.items()
+            },
+            naming=dict(masks=self.named, accuracy=_share(self.named_right, self.named)),
+            caption={
+                name: dict(recall=_share(tally[0], tally[2]), precision=_share(tally[0], tally[1]))
+                for name, tally in (("spoken", self.spoken), ("candidates", self.candidates))
+                if tally[2]
+            },
+        )
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Evaluation:
+    """Everything that follows from the rows of the `wanted` images; the files are written where all of them are there."""
+    vocabulary = dataset.vocabulary
+    totals, table, objects, mapping, failed, timings = Totals(len(vocabulary), vocabulary.background), [], [], {}, {}, Timings()
+    missing = 0
+    for i in wanted:
+        row = read_row(folder, dataset.ids[i], settings["hash"])
+        if row is None:
+            missing += 1
+            continue
+        if "failed" in row:
+            failed[row["id"]] = row["failed"]
+            continue
+        totals.add(row)
+        timings.add(json.loads((folder / "timings" / f"{row['id']}.json").read_text()))
+        table.append(dict(id=row["id"]) | _of_image(row, totals) | dict(found=", ".join(row["found"]), caption=row["caption"]))
+        objects += _of_objects(row, vocabulary, totals)
+        for name, (taken_for, similarity) in row["mapping"].items():
+            mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
+
+    summary = settings | dict(
+        images=len(table), expected=dataset.expected, complete=not missing and len(table) == dataset.expected, failed=failed, classes=len(vocabulary),
+        background=vocabulary.background, **_without_nan(totals.summary(vocabulary.names, settings["seed"])),
+        versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch", "scikit-learn", "numpy")},
+    )  # fmt: skip
+    frames = dict(images=pd.DataFrame(table), objects=pd.DataFrame(objects, columns=["id", "class", "share", "iou"]))
+    if not missing:
+        named = [*vocabulary.names, "void"]
+        cells = [dict(truth=named[row], prediction=named[column], pixels=pixels) for row, column, pixels in sparse(totals.confusion)]
+        free = [dict(name=name, taken_for=label, similarity=similarity, images=count) for name, (label, similarity, count) in mapping.items()]
+        free.sort(key=lambda one: (-one["images"], one["name"]))
+        tables = frames | dict(confusion=pd.DataFrame(cells)) | (dict(mapping=pd.DataFrame(free)) if free else {})
+        for name, frame in tables.items():
+            write_atomically(folder / f"{name}.csv", frame.to_csv(index=False))
+        write_atomically(folder / "timing.json", json.dumps(timings.summary(), indent=1))
+        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
+        for leftover in folder.glob("*/.*"):  # what a killed process was writing
+            leftover.unlink(missing_ok=True)
+    return Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
+
+
+def _of_image(row: dict, totals: Totals) -> dict:
+    """The scores of the row that `totals` took last."""
+    if "counts" not in row:
+        return {}
+    matched = scores.dataset_iou([dense(row["masks"]["clusters"]["majority"], totals.classes)], totals.background)
+    return dict(
+        miou=totals.mious[-1], matched_miou=scores.mean(matched), boundary_f=totals.boundary["painted"][-1], classes=len(row["present"]),
+        regions=row["regions"], present=", ".join(row["present"]),
+    )  # fmt: skip
+
+
+def _of_objects(row: dict, vocabulary: Vocabulary, totals: Totals) -> list[dict]:
+    """One row for each class in the image's truth: its share of the image's pixels, and its IoU."""
+    if "counts" not in row:
+        return []
+    counts = dense(row["counts"], totals.classes)
+    share, iou = counts[:-1].sum(axis=1) / counts.sum(), scores.image_iou(counts, totals.background)
+    present = [vocabulary.names.index(name) for name in row["present"]]
+    return [{"id": row["id"], "class": vocabulary.names[label], "share": float(share[label]), "iou": float(iou[label])} for label in present]
+
+
+class Timings:
+    """The mean over images of every stage's seconds, and the most memory that any worker held."""
+
+    def __init__(self):
+        self.images, self.seconds, self.most, self.batches, self.gpu = 0, {}, {}, set(), None
+
+    def add(self, timing: dict) -> None:
+        self.images += 1
+        self.batches.add(timing["batch"])
+        self.gpu = timing.get("gpu", self.gpu)
+        for stage, seconds in timing["seconds"].items():
+            self.seconds[stage] = self.seconds.get(stage, 0) + seconds
+        for key in ("memory_mib", "gpu_memory_mib"):
+            if key in timing:
+                self.most[key] = max(self.most.get(key, 0), timing[key])
+
+    def summary(self) -> dict:
+        means = {stage: round(seconds / self.images, 4) for stage, seconds in self.seconds.items()}
+        return dict(images=self.images, seconds_an_image=means, batches=sorted(self.batches), gpu=self.gpu, **self.most)
+
+
+def _without_nan(value):
+    """JSON knows no nan."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

@@ -1,0 +1,86 @@
+"""The Ray engine: two actors do what one process does, byte for byte, though one of them be killed."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fsdlib.datasets import open_dataset
+from fsdlib.evaluation import evaluate
+from fsdlib.models import ModelSet
+from fsdlib.recipe import PAPER
+from fsdlib.scenes import write_scenes
+from fsdlib.segmenters import FreeSegDiff
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+SCENES = 10
+METHOD = FreeSegDiff(ModelSet("mini", "cpu"), PAPER)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset("scenes", write_scenes(tmp_path_factory.mktemp("scenes"), val=SCENES, side=96))
+
+
+@pytest.fixture(scope="module")
+def local(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "local"
+    evaluate(dataset, METHOD, folder, batch_size=2)
+    return contents(folder)
+
+
+def contents(folder):
+    """Every file's bytes, but for what stages took."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "timing.json" and path.parent.name != "timings"
+    }
+
+
+def actors():
+    """The processes that are Ray Data's actors."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # ended in between
+            continue
+        if title.startswith("ray::") and "MapWorker" in title:
+            found[int(folder.name)] = title
+    return found
+
+
+def test_two_actors_make_the_same_bytes_as_one_process(dataset, local, tmp_path):
+    evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray", workers=2)
+    assert contents(tmp_path) == local
+
+
+def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path):
+    killed = []
+
+    def kill_one_when_a_result_is_there():
+        deadline = time.monotonic() + 300
+        while not killed and time.monotonic() < deadline:
+            if list(tmp_path.glob("images/val*.json")) and actors():
+                victim = max(actors())
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=kill_one_when_a_result_is_there)
+    watcher.start()
+    evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray", workers=2)
+    watcher.join()
+    assert killed and contents(tmp_path) == local
+
+
+def test_a_finished_run_starts_no_cluster(dataset, local, tmp_path, monkeypatch):
+    evaluate(dataset, METHOD, tmp_path, batch_size=2)
+    monkeypatch.setattr("ray.init", None)
+    evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray")
+    assert contents(tmp_path) == local

@@ -14,7 +14,8 @@ ROOT ?=
 CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
-.PHONY: help install run quickstart evaluate-paper evaluate-best eval test unit lab fetch scenes train style rehearsal notebooks book
+EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
+.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit lab fetch scenes train style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,15 +41,27 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 quickstart:
 	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb $(LOGGED)
 
-evaluate-paper evaluate-best: evaluate-%:
+# evaluate-RECIPE or evaluate-RECIPE-VOCABULARY, over the whole val split of the scenes with the mini models
+$(EVALUATIONS): evaluate-%:
 	@mkdir -p $(RUNS)/scenes-mini-$*
-	@$(NOTEBOOK) notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $* -p limit 0 \
-		-p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True $(LOGGED)
+	@$(NOTEBOOK) notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $(word 1,$(subst -, ,$*)) \
+		-r vocabulary '$(word 2,$(subst -, ,$*))' -p limit 0 -p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True $(LOGGED)
 
-eval: .venv/installed ## evaluate: MODELS=sd14 RECIPE=paper DATASET=voc12 ROOT=.../VOC2012
-	@mkdir -p $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)
-	$(BIN)/papermill notebooks/20_evaluate.ipynb $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)/20_evaluate.ipynb \
-		-p output $(CURDIR)/$(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -p limit 0 -r captioner '$(CAPTIONER)' -r clip '$(CLIP)'
+# shards of one run share its folder, but each has a notebook of its own
+EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(if $(VOCABULARY),-$(VOCABULARY))
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= LIMIT=)
+	@mkdir -p $(EVALUATED)
+	$(BIN)/papermill notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
+		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
+		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
+		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH))
+
+report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (15 minutes)
+	@mkdir -p reports/executed
+	@$(MAKE) --no-print-directory scenes
+	@$(MAKE) --no-print-directory -j2 $(EVALUATIONS)
+	@$(NOTEBOOK) notebooks/30_report.ipynb reports/executed/30_report.ipynb -p output $(CURDIR)/reports/report $(LOGGED)
+	@ls -1 reports/report/*/*
 
 test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests

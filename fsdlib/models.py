@@ -312,8 +312,12 @@ class Models:
     identity: dict
 
     def __str__(self) -> str:
-        parts = [f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}" for part, i in self.identity.items() if isinstance(i, dict)]
-        return f"models {self.name!r} ({', '.join(parts)})"
+        return _described(self.name, self.identity)
+
+
+def _described(name: str, identity: dict) -> str:
+    parts = [f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}" for part, i in identity.items() if isinstance(i, dict)]
+    return f"models {name!r} ({', '.join(parts)})"
 
 
 def default_device() -> str:
@@ -388,6 +392,9 @@ class ModelSet:
         loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
         parts = {part: loader(located[part][0], device, self._precision) for part, loader in loaders.items()}
         return Models(self.name, **parts, identity=self.identity)
+
+    def __str__(self) -> str:
+        return _described(self.name, self.identity)
 
     @property
     def _precision(self) -> torch.dtype:

@@ -1,0 +1,287 @@
+"""The report: tables and figures over all evaluation runs in a folder, ours beside the published.
+
+A table has one protocol; the other has a table of its own. Figures are as wide as a paper's columns.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from fsdlib.project import DATA, REPORTS, write_atomically
+
+COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
+PROTOCOLS = ("dataset", "per_image")
+# The benchmarks that published.csv has figures for, and the dataset of ours that is the same.
+BENCHMARKS = {"voc21": "voc12", "context60": "context60", "coco_object": "coco_object"}
+MODES = {"closed": "class list", "given": "class list", "open": "nothing", "oracle": "the classes truly present"}  # vocabulary mode: what is told
+SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or more"}  # of an image's pixels
+STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
+NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished evaluation: its summary, and its tables where they are asked for."""
+
+    folder: Path
+    summary: dict
+
+    @property
+    def recipe(self) -> str:
+        return self.summary["recipe"]["name"].split("-vocabulary_mode=")[0]
+
+    @property
+    def mode(self) -> str:
+        return self.summary["vocabulary_mode"]
+
+    @property
+    def title(self) -> str:
+        return f"{self.recipe}, {self.mode}"
+
+    @property
+    def whole(self) -> str:
+        """How many images it is over, of how many."""
+        images, expected = self.summary["images"], self.summary["expected"]
+        return f"{images}" if expected in (None, images) else f"{images} of {expected}"
+
+    @property
+    def timing(self) -> dict | None:
+        path = self.folder / "timing.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "images.csv", keep_default_na=False, na_values={"miou": "", "matched_miou": "", "boundary_f": ""})
+
+    @cached_property
+    def objects(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "objects.csv")
+
+    @cached_property
+    def confusion(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "confusion.csv")
+
+
+def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
+    """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode."""
+    found = [Run(path.parent, json.loads(path.read_text())) for path in sorted(Path(folder).glob("*/summary.json"))]
+    found = [run for run in found if run.summary.get("miou") and "recipe" in run.summary]
+    return sorted(found, key=lambda run: (run.summary["dataset"], run.summary["models"], run.recipe != "paper", run.recipe, list(MODES).index(run.mode)))
+
+
+def published() -> pd.DataFrame:
+    """data/published.csv: one row a published system, in percent, with its protocol and what it was given."""
+    return pd.read_csv(DATA / "published.csv")
+
+
+# --------------------------------------------------------------------------------------------- tables
+
+
+def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
+    """mIoU in percent under one protocol on the benchmarks with published figures: the published systems, then ours.
+
+    A run over a part of a split, or with models that know no photographs, says so in `note`.
+    """
+    theirs = published().query("protocol == @protocol")
+    rows = [
+        dict(
+            system=row.system, models=row.models, told="class list" if row.class_list_given == "yes" else "nothing",
+            presence_from=row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"),
+            training_free=row.training_free, protocol=protocol, **{name: getattr(row, name) for name in BENCHMARKS}, note=row.source,
+        )
+        for row in theirs.itertuples()
+    ]  # fmt: skip
+    ours: dict[tuple, dict] = {}
+    for run in runs:
+        column = {dataset: name for name, dataset in BENCHMARKS.items()}.get(run.summary["dataset"])
+        if column:
+            key = run.summary["models"], run.recipe, run.mode
+            known = NOTHING_KNOWN.get(run.summary["models"])
+            row = ours.setdefault(
+                key,
+                dict(
+                    system=f"here: {run.title}", models=run.summary["models"], told=MODES[run.mode], presence_from="caption" if run.mode == "closed" else "",
+                    training_free="yes", protocol=protocol, **dict.fromkeys(BENCHMARKS, np.nan), note=[known] if known else [],
+                ),
+            )  # fmt: skip
+            row[column] = 100 * run.summary["miou"][protocol]
+            if not run.summary["complete"]:
+                row["note"].append(f"{column}: {run.whole} images")
+    return pd.DataFrame(rows + [row | dict(note="; ".join(row["note"])) for row in ours.values()])
+
+
+def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Every score of every run, in percent, one row a run; each protocol's mIoU has its own column and interval (95 %)."""
+    rows = []
+    for run in runs:
+        s = run.summary
+        row = dict(dataset=s["dataset"], images=run.whole, models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        for protocol in PROTOCOLS:
+            low, high = s["intervals"][protocol]
+            row |= {f"mIoU {protocol}": 100 * s["miou"][protocol], f"interval {protocol}": f"{100 * low:.1f} to {100 * high:.1f}"}
+        main, without = s.get("with_background", s["without_background"]), s["without_background"]
+        row |= {
+            "mIoU dataset, no background": 100 * without["miou"], "mIoU per_image, no background": 100 * without["per_image_miou"],
+            "pixel accuracy": 100 * main["pixel_accuracy"], "mean accuracy": 100 * main["mean_accuracy"],
+            "frequency-weighted IoU": 100 * main["frequency_weighted_iou"],
+        }  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """Stage by stage what each run's parts are worth, in percent: captions, masks apart from names, names apart from masks."""
+    rows = []
+    for run in runs:
+        s = run.summary
+        row = dict(dataset=s["dataset"], models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        row |= {"caption recall": s["caption"]["spoken"]["recall"], "candidate recall": s["caption"].get("candidates", {}).get("recall")}
+        row |= {"candidate precision": s["caption"].get("candidates", {}).get("precision")}
+        for name in ("clusters", "painted"):
+            row |= {f"{name}: {key.replace('_', ' ').replace('miou', 'mIoU').replace(' f', ' F')}": value for key, value in s["masks"][name].items()}
+        row |= {"true masks named right": s["naming"]["accuracy"]}
+        rows.append({key: 100 * value if isinstance(value, float) else value for key, value in row.items()})
+    return pd.DataFrame(rows)
+
+
+def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list[Path]:
+    """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths."""
+    stem = Path(stem)
+    latex = table.to_latex(index=False, float_format="%.1f", na_rep="", escape=True, caption=caption or None, label=f"tab:{stem.name}" if caption else None)
+    return [write_atomically(stem.with_suffix(".csv"), table.to_csv(index=False)), write_atomically(stem.with_suffix(".tex"), latex)]
+
+
+# --------------------------------------------------------------------------------------------- figures
+
+
+def paper_style() -> None:
+    """Letters and lines as small as a paper's; text stays text in the PDF."""
+    sns.set_theme(context="paper", style="ticks", font_scale=0.85)
+    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 300, "legend.frameon": False, "axes.titlesize": "medium"})
+
+
+def save_figure(figure, stem: Path | str) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf; returns both paths. The same figure gives the same bytes."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
+    figure.savefig(paths[0], bbox_inches="tight", metadata=dict(Software=None))
+    figure.savefig(paths[1], bbox_inches="tight", metadata=dict(CreationDate=None, Producer=None, Creator=None))
+    return paths
+
+
+def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
+    """mIoU of each recipe under each vocabulary mode, with its interval; returns the axes."""
+    rows = pd.DataFrame([dict(recipe=r.recipe, mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs])
+    modes = [mode for mode in MODES if mode in set(rows["mode"])]
+    recipes = list(dict.fromkeys(rows.recipe))
+    ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    sns.barplot(rows, x="mode", y="miou", hue="recipe", order=modes, hue_order=recipes, palette=_colours(recipes), ax=ax)
+    width = 0.8 / len(recipes)
+    for run in runs:
+        x = modes.index(run.mode) + (recipes.index(run.recipe) - (len(recipes) - 1) / 2) * width
+        ax.vlines(x, *(100 * end for end in run.summary["intervals"][protocol]), color="0.25", lw=1)
+    ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
+    sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_classes(runs: Sequence[Run]):
+    """Every class's IoU (`dataset` protocol) in each run, the best class first; returns the axes."""
+    known = [(run.title, name, value) for run in runs for name, value in run.summary["iou_of_classes"].items() if value is not None]
+    rows = pd.DataFrame([dict(name=name, run=title, iou=100 * value) for title, name, value in known])
+    order = rows.groupby("name").iou.max().sort_values(ascending=False).index
+    ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
+    titles = [run.title for run in runs]
+    sns.barplot(rows, x="name", y="iou", hue="run", order=order, hue_order=titles, palette=_colours(titles), ax=ax, width=0.8)
+    ax.set(xlabel="", ylabel="IoU (%)", ylim=(0, 100), xlim=(-0.7, len(order) - 0.3))
+    ax.tick_params(axis="x", rotation=90, labelsize=6 if len(order) > 25 else None)
+    sns.move_legend(ax, "upper right", title=None)
+    sns.despine(ax=ax)
+    return ax
+
+
+def worst_confusions(run: Run, count: int = 12) -> pd.DataFrame:
+    """The pairs of classes with most pixels confused between them, void out: truth, prediction, pixels, share of the truth's pixels."""
+    cells = run.confusion.query("truth != 'void'")
+    cells = cells.assign(share=cells.pixels / cells.groupby("truth").pixels.transform("sum"))
+    return cells.query("truth != prediction").nlargest(count, "pixels").reset_index(drop=True)
+
+
+def show_confusions(run: Run, count: int = 12):
+    """The confusion matrix of the classes in the worst confusions, each row as shares of all the truth's pixels; returns the axes."""
+    worst = worst_confusions(run, count)
+    order = [name for name in run.summary["iou_of_classes"] if name in set(worst.truth) | set(worst.prediction)]
+    cells = run.confusion.query("truth != 'void'")
+    shares = cells.assign(share=100 * cells.pixels / cells.groupby("truth").pixels.transform("sum")).pivot(index="truth", columns="prediction", values="share")
+    shares = shares.reindex(index=order, columns=order).fillna(0)
+    ax = plt.subplots(figsize=(PAGE * 0.62, PAGE * 0.5), layout="constrained")[1]
+    digits = shares.map(lambda value: f"{value:.0f}" if value >= 1 else "")
+    bar = dict(label="% of the class's pixels", shrink=0.8)
+    sns.heatmap(shares, annot=digits, fmt="", vmin=0, vmax=100, cmap="Blues", linewidths=0.4, annot_kws=dict(size=6), cbar_kws=bar, ax=ax)
+    ax.set(xlabel="prediction", ylabel="truth", title=run.title)
+    return ax
+
+
+def show_by_number(runs: Sequence[Run], most: int = 6):
+    """mIoU of images against the number of regions in their truth, the mean and its 95 % interval; returns the axes."""
+    rows = pd.concat([run.images.assign(run=run.title) for run in runs])
+    rows = rows.assign(number=[str(n) if n < most else f"{most} or more" for n in rows.regions], percent=100 * rows.miou.astype(float))
+    order = [str(n) for n in range(most)] + [f"{most} or more"]
+    return _means(rows, "number", [name for name in order if name in set(rows.number)], "regions in the truth", "mIoU of the image (%)", runs)
+
+
+def show_by_size(runs: Sequence[Run]):
+    """IoU of a class in an image against the share of the image that it covers, the mean and its 95 % interval; returns the axes."""
+    rows = pd.concat([run.objects.assign(run=run.title) for run in runs])
+    bins = pd.cut(rows.share, [*SHARES, 1.01], right=False, labels=list(SHARES.values()))
+    return _means(rows.assign(size=bins, percent=100 * rows.iou), "size", list(SHARES.values()), "share of the image", "IoU of the class (%)", runs)
+
+
+def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: str, runs: Sequence[Run]):
+    ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
+    titles = [run.title for run in runs]
+    sns.pointplot(
+        rows.dropna(subset="percent"), x=column, y="percent", hue="run", order=order, hue_order=titles, palette=_colours(titles), errorbar=("ci", 95), seed=0,
+        dodge=0.25, markersize=4, linewidth=1.2, err_kws=dict(linewidth=1), ax=ax,
+    )  # fmt: skip
+    ax.set(xlabel=label, ylabel=unit, ylim=(0, None))
+    sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(titles), title=None)
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_stages(runs: Sequence[Run]):
+    """Seconds an image and stage, one bar a run, for runs whose timings are at hand; returns the axes, or None where none are."""
+    timed = [(run, run.timing) for run in runs if run.timing and run.timing.get("seconds_an_image")]
+    if not timed:
+        return None
+    table = pd.DataFrame([timing["seconds_an_image"] for _, timing in timed], index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed])
+    ax = plt.subplots(figsize=(PAGE, 0.22 * len(table) + 0.9), layout="constrained")[1]
+    table[[stage for stage in STAGES if stage in table]].plot.barh(stacked=True, ax=ax, color=sns.color_palette("deep", len(STAGES)), width=0.75)
+    ax.invert_yaxis()
+    ax.set(xlabel="seconds an image")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    sns.despine(ax=ax)
+    return ax
+
+
+def best_median_worst(run: Run, each: int = 3) -> pd.DataFrame:
+    """The images with the best, the middle and the worst mIoU, `each` of each, best first; ties in the order of their ids."""
+    order = run.images.dropna(subset="miou").sort_values(["miou", "id"], ascending=[False, True]).reset_index(drop=True)
+    if len(order) <= 3 * each:
+        return order
+    middle = (len(order) - each) // 2
+    return pd.concat([order[:each], order[middle : middle + each], order[-each:]]).reset_index(drop=True)
+
+
+def _colours(names: Sequence[str]) -> dict[str, tuple]:
+    return dict(zip(names, sns.color_palette("deep", len(names))))

@@ -203,7 +203,7 @@ class Dataset:
         except Exception as error:  # decoders raise whatever comes to them on a damaged file
             raise ValueError(f"{self.root / self._truth(index)} cannot be read ({error}): replace it") from error
         if raw.ndim != 2 or raw.dtype.kind not in "bui":
-            raise ValueError(f"{self.root / self._truth(index)} is no mask with one number a pixel, but {raw.shape} {raw.dtype}: save it as palette or grey PNG")
+            raise ValueError(f"{self.root / self._truth(index)} has no single number a pixel but {raw.shape} {raw.dtype}: save it as palette or grey PNG")
         return raw.astype(np.uint8) if raw.dtype == bool else raw
 
     def _strange(self, raw: np.ndarray) -> list[int]:
@@ -323,7 +323,7 @@ class Benchmark:
         return Vocabulary.read(CLASSES / self.classes, self.background)
 
     def lookup(self, official: bool = True) -> np.ndarray:
-        """int16: the label of each value in the files, -1 for errors. `official`: the values are the class list's column of that name, else its indices."""
+        """int16: the label of each value in the files, -1 for errors. `official`: values as in the class list's column of that name, else indices."""
         values = self.values if official else 0
         lookup = np.full(max(values, 256), -1, np.int16)
         lookup[:values] = self.rest
@@ -376,14 +376,15 @@ def instructions(name: str) -> str:
     lines = [f"To get {name} (terms: {benchmark.terms}), choose a folder for ROOT:", "    mkdir -p ROOT && cd ROOT"]
     for archive in benchmark.archives:
         if archive.registration:
-            lines.append(f"    # {archive.size}; with an account, in a browser: {archive.url.split('#')[0]}")
+            lines.append(f"    # {archive.size}; with an account, in a browser, saved in ROOT: {archive.url.split('#')[0]}")
         else:
             lines.append(f"    wget -c {archive.url}   # {archive.size}")
         if archive.md5:
             lines.append(f"    echo '{archive.md5}  {archive.file}' | md5sum -c")
         if archive.folder != ".":
             lines.append(f"    mkdir -p {archive.folder}")
-        lines.append(f"    {'unzip -q' if archive.file.endswith('.zip') else 'tar -xf'} {archive.file} {'-d' if archive.file.endswith('.zip') else '-C'} {archive.folder}")
+        unpack, into = ("unzip -q", "-d") if archive.file.endswith(".zip") else ("tar -xf", "-C")
+        lines.append(f"    {unpack} {archive.file} {into} {archive.folder}")
     lines.append(f"Then open_dataset({name!r}, root='ROOT') finds it.")
     if not any(archive.registration for archive in benchmark.archives):
         lines.append(f"All of it at once, without the splits that are not needed: python -m fsdlib.datasets {name} --download ROOT")
@@ -548,7 +549,7 @@ def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Voca
     if classes is None:
         classes = next((path for path in (root / "classes.csv", root / "classes.txt") if path.exists()), None)
         if classes is None:
-            raise FileNotFoundError(f"there are no classes for the pictures in {root}: pass classes=['cat', ...], or write them to classes.txt there, a name a line")
+            raise FileNotFoundError(f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line")
     if not isinstance(classes, (str, Path)):
         return Vocabulary.of(classes)
     if Path(classes).suffix not in (".csv", ".txt"):
@@ -614,7 +615,8 @@ DATASETS = {
     ),
     "context60": Benchmark("context.csv", _context, _CONTEXT_SPLITS, _VOC_TERMS, (_VOC2010, _CONTEXT), "VOCdevkit/VOC2010", values=460, rest=0),
     "ade20k": Benchmark(
-        "ade20k.csv", _ade20k, {"train": 20210, "val": 2000}, "annotations BSD-3-Clause; the photographs for non-commercial research and education", (_ADE20K,), "ADEChallengeData2016", background=False
+        "ade20k.csv", _ade20k, {"train": 20210, "val": 2000}, "annotations BSD-3-Clause; the photographs for non-commercial research and education",
+        (_ADE20K,), "ADEChallengeData2016", background=False,
     ),
     "cityscapes": Benchmark(
         "cityscapes.csv", _cityscapes, {"train": 2975, "val": 500}, "its own licence, not commercial; an account is needed", _CITYSCAPES,

@@ -249,7 +249,7 @@ class CocoObjects(Dataset):
         return {Path(picture["file_name"]).stem: number for number, picture in self.annotations.imgs.items()}
 
     def _truth(self, index: int) -> str:
-        return f"{super()._truth(index)}, image {self.ids[index]},"
+        return f"{super()._truth(index)} (image {self.ids[index]})"
 
     def _read(self, index: int) -> np.ndarray:
         number = self._numbers[self.ids[index]]
@@ -296,6 +296,7 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """The file's name: the end of the address, or what follows it after a #."""
         return self.url.rsplit("/", 1)[1].split("#")[-1]
 
 
@@ -303,8 +304,10 @@ class Archive:
 class Benchmark:
     """What is known of a dataset before it is opened.
 
-    inside: where its archives put it, below the folder they are unpacked in. values, rest: values below `values` that no class
-    has stand for the label `rest`; all others are errors.
+    classes: its class list in data/classes, None where they are given with the pictures.
+    splits: how many images each official split has.
+    inside: where its archives put it, below the folder they are unpacked in.
+    values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
     """
 
     classes: str | None
@@ -585,7 +588,6 @@ _COCO_STUFF = Archive(
 _ADE20K = Archive(
     "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "1 GB", "7328b3957e407ddae1d3cbf487f149ef", ("ADEChallengeData2016",)
 )
-# the page's address does not end in the file's name, which follows it here
 _CITYSCAPES = (
     Archive(
         "https://www.cityscapes-dataset.com/file-handling/?packageID=1#gtFine_trainvaltest.zip", "241 MB", "4237c19de34c8a376e9ba46b495d6f66",

@@ -259,6 +259,12 @@ def test_a_palette_mask_is_read_by_its_numbers(small):
     assert open_dataset("voc12", small).labels(1).tolist() == [[0, 20, 255]]
 
 
+def test_a_mask_in_black_and_white_has_the_labels_0_and_1(own):
+    Image.fromarray(np.array([[False, True]])).save(own / "masks/ulm_1.png")
+    labels = open_dataset("folder", own).labels(1)
+    assert labels.dtype == np.uint8 and labels.tolist() == [[0, 1]]
+
+
 def test_a_mask_in_colours_is_an_error(small):
     Image.new("RGB", (3, 4)).save(small / "SegmentationClass/ulm_1.png")
     with pytest.raises(ValueError, match=r"ulm_1.png has no single number a pixel but \(4, 3, 3\)"):
@@ -482,7 +488,7 @@ def test_a_picture_without_objects_is_all_background(tmp_path):
 
 def test_faults_of_cocos_annotation_are_told_by_image(tmp_path):
     root = coco(tmp_path, [drawn(1, 12, counts(block(slice(0, 1), slice(0, 1))), 1)])  # a category that was removed
-    with pytest.raises(ValueError, match=r"instances_val2017.json, image 000000000007, holds values that are no labels of coco_object \(\[12\]\)"):
+    with pytest.raises(ValueError, match=r"instances_val2017.json \(image 000000000007\) holds values that are no labels of coco_object \(\[12\]\)"):
         open_dataset("coco_object", root).labels(0)
     Image.new("RGB", (5, 5)).save(root / "val2017/000000000007.jpg")
     with pytest.raises(IncompleteDataset, match="(?s)another size than their picture: 1 .*labels out of range: 1 "):

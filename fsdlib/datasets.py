@@ -11,8 +11,10 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -238,8 +240,8 @@ class CocoObjects(Dataset):
     """COCO's objects, drawn from their polygons and run-length codes.
 
     Crowds are drawn first, then objects from the largest area to the smallest, so that small ones stay visible; of equal areas
-    the later annotation lies on top. The label maps of the literature come from COCO-Stuff's stuffthingmaps and may differ where
-    objects overlap.
+    the later annotation lies on top. The label maps of the literature are the things of COCO-Stuff's stuffthingmaps and may differ
+    where objects overlap and in crowds.
     """
 
     annotations: COCO = field(default=None, repr=False, compare=False)
@@ -358,9 +360,7 @@ def open_dataset(name: str, root: Path | str | None = None, split: str = "val", 
     Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the annotations or a
     whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
     """
-    if name not in DATASETS:
-        raise ValueError(f"no dataset is called {name!r}: choose one of {', '.join(DATASETS)}")
-    benchmark = DATASETS[name]
+    benchmark = _known(name)
     if classes is not None and name != "folder":
         raise ValueError(f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'")
     if not (root or benchmark.root):
@@ -373,7 +373,7 @@ def open_dataset(name: str, root: Path | str | None = None, split: str = "val", 
 
 def instructions(name: str) -> str:
     """How to get a dataset, as commands to follow in a shell."""
-    benchmark = DATASETS[name]
+    benchmark = _known(name)
     if not benchmark.archives:
         return f"To get {name}: {benchmark.source}."
     lines = [f"To get {name} (terms: {benchmark.terms}), choose a folder for ROOT:", "    mkdir -p ROOT && cd ROOT"]
@@ -400,7 +400,7 @@ def download(name: str, root: Path | str) -> Path:
     What is there already is left as it is. Everything else appears whole, after its archive's checksum was found right, or
     not at all. Raises ValueError for a dataset that needs an account or has no archives, and for a wrong checksum.
     """
-    benchmark, root = DATASETS[name], Path(root)
+    benchmark, root = _known(name), Path(root)
     if not benchmark.archives or any(archive.registration for archive in benchmark.archives):
         raise ValueError(f"{name} cannot be fetched without you. {instructions(name)}")
     root.mkdir(parents=True, exist_ok=True)
@@ -411,8 +411,10 @@ def download(name: str, root: Path | str) -> Path:
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
             file, unpacked = Path(temporary) / archive.file, Path(temporary) / "unpacked"
             _fetch(archive, file)
-            # members that point out of the folder are refused: by zipfile always, by tarfile when asked
-            shutil.unpack_archive(file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"}))
+            try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
+                shutil.unpack_archive(file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"}))
+            except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand") from error
             if absent := [path for path in lacking if not (unpacked / path).exists()]:
                 raise ValueError(f"{archive.url} lacks {', '.join(absent)}: it was changed; fetch it by hand and unpack what it has")
             for path in lacking:
@@ -421,28 +423,38 @@ def download(name: str, root: Path | str) -> Path:
     return root
 
 
+def _known(name: str) -> Benchmark:
+    if name not in DATASETS:
+        raise ValueError(f"no dataset is called {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
 def _fetch(archive: Archive, file: Path) -> None:
     digest = hashlib.md5(usedforsecurity=False)
     with urllib.request.urlopen(archive.url) as source, open(file, "wb") as target:
-        with tqdm(total=int(source.headers.get("Content-Length", 0)) or None, unit="B", unit_scale=True, desc=archive.file) as bar:
+        length = int(source.headers.get("Content-Length", 0))
+        with tqdm(total=length or None, unit="B", unit_scale=True, desc=archive.file) as bar:
             while chunk := source.read(1 << 20):
                 target.write(chunk)
                 digest.update(chunk)
                 bar.update(len(chunk))
+    if length not in (0, file.stat().st_size):
+        raise ValueError(f"{archive.url} stopped after {file.stat().st_size} of {length} bytes: try again")
     if archive.md5 not in (None, digest.hexdigest()):
-        raise ValueError(f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, the transfer may have been cut short")
+        raise ValueError(f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, or ask who changed it")
 
 
 def _rows(path: Path | str) -> list[dict[str, str]]:
     """The rows of a class list, by index."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
         reader = csv.DictReader(file)
         if not {"index", "name"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path} has no columns index and name: write them in its first line")
-        rows = sorted(reader, key=lambda row: int(row["index"]))
-    if [int(row["index"]) for row in rows] != list(range(len(rows))):
-        raise ValueError(f"the indices in {path} are not 0, 1, 2, ...: number the classes without gaps")
-    return rows
+        found = list(reader)
+    by_index = {row["index"]: row for row in found if row["name"]}
+    if by_index.keys() != {str(index) for index in range(len(found))}:
+        raise ValueError(f"the indices in {path} are not 0, 1, 2, ..., each with a name: number the classes without gaps")
+    return [by_index[str(index)] for index in range(len(found))]
 
 
 def _require(name: str, *paths: Path) -> None:
@@ -553,13 +565,15 @@ def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Voca
         classes = next((path for path in (root / "classes.csv", root / "classes.txt") if path.exists()), None)
         if classes is None:
             raise FileNotFoundError(f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line")
-    if not isinstance(classes, (str, Path)):
-        return Vocabulary.of(classes)
-    if Path(classes).suffix not in (".csv", ".txt"):
-        raise ValueError(f"classes {str(classes)!r} is no path of a .csv or .txt: pass one, or a list of names")
-    if Path(classes).suffix == ".csv":
-        return Vocabulary.read(classes)
-    return Vocabulary.of([line.strip() for line in Path(classes).read_text().splitlines() if line.strip()])
+    if isinstance(classes, (str, Path)):
+        if Path(classes).suffix == ".csv":
+            return Vocabulary.read(classes)
+        if Path(classes).suffix != ".txt":
+            raise ValueError(f"classes {str(classes)!r} is no path of a .csv or .txt: pass one, or a list of names")
+        classes = [line.strip() for line in Path(classes).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not classes:
+        raise ValueError(f"the list of classes for {root} is empty: name at least one")
+    return Vocabulary.of(classes)
 
 
 _VOC_TERMS = "research; the photographs under Flickr's terms of use"
@@ -573,8 +587,7 @@ _VOC2010 = Archive(
     ("VOCdevkit/VOC2010/ImageSets", "VOCdevkit/VOC2010/JPEGImages"),
 )  # fmt: skip
 _CONTEXT = Archive(
-    "https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz", "31 MB", None,
-    ("VOCdevkit/VOC2010/labels.txt", "VOCdevkit/VOC2010/trainval"), folder="VOCdevkit/VOC2010",
+    "https://roozbehm.info/pascal-context/trainval.tar.gz", "31 MB", None, ("VOCdevkit/VOC2010/trainval",), folder="VOCdevkit/VOC2010"
 )  # fmt: skip
 _COCO_IMAGES = Archive("http://images.cocodataset.org/zips/val2017.zip", "778 MB", "442b8da7639aecaf257c1dceb8ba8c80", ("val2017",))
 _COCO_OBJECTS = Archive(
@@ -582,7 +595,7 @@ _COCO_OBJECTS = Archive(
     ("annotations/captions_val2017.json", "annotations/instances_val2017.json"),
 )  # fmt: skip
 _COCO_STUFF = Archive(
-    "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "659 MB", None,
+    "https://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "659 MB", None,
     ("stuffthingmaps/val2017",), folder="stuffthingmaps",
 )  # fmt: skip
 _ADE20K = Archive(

@@ -216,6 +216,9 @@ def test_colours_are_read_from_a_class_file(tmp_path):
     "rows, complaint",
     [
         ("index,name,synonyms\n0,background,\n2,cat,\n", "number the classes without gaps"),
+        ("index,name\n0,background\n1,cat\n1,dog\n", "number the classes without gaps"),
+        ("index,name\n0,background\none,cat\n", "number the classes without gaps"),
+        ("index,name\n0,background\n1\n", "each with a name"),
         ("index,name,synonyms\n0,cat,\n1,dog,\n", "put it first"),
         ("index,name,synonyms\n0,background,\n1,cat,\n2,cat,\n", r"given twice: \['cat'\]"),
         ("label,name\n0,background\n", "no columns index and name"),
@@ -395,8 +398,9 @@ def test_voc_without_a_folder_says_where_to_get_it():
 
 
 def test_an_unknown_dataset_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="'ade'.*scenes, voc12"):
-        open_dataset("ade")
+    for call in (open_dataset, instructions, lambda name: download(name, "nowhere")):
+        with pytest.raises(ValueError, match="'ade'.*scenes, voc12"):
+            call("ade")
 
 
 # -- COCO's objects
@@ -544,7 +548,7 @@ def test_the_classes_of_ones_own_come_from_a_list_or_a_file(own, tmp_path):
     assert open_dataset("folder", own, classes=["hen", "pig"]).vocabulary.names == ("background", "hen", "pig")
     (own / "classes.csv").write_text("index,name,synonyms\n0,background,\n1,horse,pony\n2,cow,\n")
     assert open_dataset("folder", own).vocabulary.synonyms[1] == ("horse", "pony")
-    (tmp_path / "other.txt").write_text("fox\nowl\n")
+    (tmp_path / "other.txt").write_text("fox\r\nowl\n", encoding="utf-8-sig")
     assert open_dataset("folder", own, classes=tmp_path / "other.txt").vocabulary.names == ("background", "fox", "owl")
 
 
@@ -553,6 +557,9 @@ def test_a_folder_without_what_it_needs_says_so(own, tmp_path):
         open_dataset("folder", own, classes="cat, dog")
     with pytest.raises(ValueError, match="has its own classes"):
         open_dataset("voc12", own, classes=["cat"])
+    (own / "classes.txt").write_text("\n")
+    with pytest.raises(ValueError, match="list of classes .* is empty"):
+        open_dataset("folder", own)
     (own / "classes.txt").unlink()
     with pytest.raises(FileNotFoundError, match="pass classes="):
         open_dataset("folder", own)
@@ -652,6 +659,22 @@ def test_an_archive_with_a_wrong_checksum_is_not_unpacked(shop, tmp_path):
     assert os.listdir(tmp_path / "data") == []
 
 
+def test_a_transfer_that_was_cut_short_is_not_unpacked(shop, tmp_path, monkeypatch):
+    class Short(io.BytesIO):
+        headers = {"Content-Length": "9"}
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda url: Short(b"half"))
+    with pytest.raises(ValueError, match="stopped after 4 of 9 bytes"):
+        download("voc12", tmp_path / "data")
+    assert os.listdir(tmp_path / "data") == []
+
+
+def test_an_archive_that_is_none_is_an_error_that_names_it(shop, tmp_path):
+    (shop[0] / "masks.zip").write_text("<html>moved</html>")
+    with pytest.raises(ValueError, match="masks.zip cannot be unpacked"):
+        download("voc12", tmp_path / "data")
+
+
 def test_an_archive_that_lacks_what_it_should_hold_is_not_kept(shop, tmp_path):
     with zipfile.ZipFile(shop[0] / "masks.zip", "w") as file:
         file.writestr("readme.txt", "moved")
@@ -667,7 +690,7 @@ def test_an_archive_cannot_write_outside_its_folder(shop, tmp_path, monkeypatch)
         tar.addfile(member, io.BytesIO(b"here"))
     benchmark = DATASETS["voc12"]
     monkeypatch.setitem(DATASETS, "voc12", replace(benchmark, archives=(replace(benchmark.archives[0], md5=None),)))
-    with pytest.raises(tarfile.TarError):
+    with pytest.raises(ValueError, match="pictures.tar.gz cannot be unpacked .*outside the destination"):
         download("voc12", tmp_path / "data")
     assert not list(tmp_path.rglob("escaped.txt"))
 

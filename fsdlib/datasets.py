@@ -1,109 +1,114 @@
-"""Datasets in Pascal VOC's folder layout, read where they lie: VOC 2012 itself and the generated scenes."""
+"""Datasets in their official layouts, read where they lie, with one meaning of labels: 0 background, 1 to N the classes, 255 void.
 
-import csv
+`python -m fsdlib.datasets` lists them, says where they come from, fetches them and checks a copy.
+"""
+
+import argparse
+import contextlib
 import hashlib
+import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import scipy.io
+from PIL import ExifTags, Image, ImageOps
+from pycocotools.coco import COCO
 
+from fsdlib import archives
+from fsdlib.archives import Archive, commands
 from fsdlib.project import CLASSES, SCENES
+from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 
-VOID = 255
 
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The classes that label maps count in: `names[label]`, with label 0 for background.
-
-    synonyms[label]: every way to say the class, its name first. Names are written as a person would say them
-    ("potted plant"), since CLIP reads them.
-    """
-
-    names: tuple[str, ...]
-    synonyms: tuple[tuple[str, ...], ...]
-    background: bool = True
-
-    def __post_init__(self):
-        if not self.names or self.names[0] != "background":
-            raise ValueError(f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first")
-        if len(self.names) != len(self.synonyms):
-            raise ValueError(f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}")
-
-    @classmethod
-    def of(cls, names: Sequence[str]) -> "Vocabulary":
-        """A vocabulary from plain class names without synonyms; background is put before them."""
-        names = ("background", *(name for name in names if name != "background"))
-        return cls(names, tuple((name,) for name in names))
-
-    @classmethod
-    def read(cls, path: Path | str) -> "Vocabulary":
-        """A vocabulary from a CSV with the columns index, name, synonyms (separated by semicolons)."""
-        with open(path, newline="") as file:
-            rows = sorted(csv.DictReader(file), key=lambda row: int(row["index"]))
-        if [int(row["index"]) for row in rows] != list(range(len(rows))):
-            raise ValueError(f"the indices in {path} are not 0, 1, 2, ...: number the classes without gaps")
-        return cls(
-            tuple(row["name"] for row in rows),
-            tuple((row["name"], *filter(None, (row["synonyms"] or "").split(";"))) for row in rows),
-        )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def palette(self) -> bytes:
-        return palette()
+class IncompleteDataset(ValueError):
+    """Files of a dataset are missing or damaged; the message lists all of them by kind."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split of a dataset in VOC's layout; image `i` is `dataset.image(i)` and its ground truth `dataset.labels(i)`."""
+    """A split of a dataset: image `i` is `dataset.image(i)` and its ground truth `dataset.labels(i)`.
+
+    Pictures are read as they are stored: the official annotations count stored pixels, whatever EXIF says about turning them.
+    expected: how many images the official split has, None where there is no such number.
+    """
 
     name: str
     root: Path
     split: str
     vocabulary: Vocabulary
     ids: tuple[str, ...]
+    pictures: tuple[Path, ...] = field(repr=False)
+    masks: tuple[Path, ...] = field(repr=False)  # empty where there is no ground truth
+    lookup: np.ndarray = field(repr=False, compare=False)  # the label of each value in the files, -1 for values that must not be there
     expected: int | None = None
-    has_labels: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def complete(self) -> bool:
+        """Whether this is the whole official split and no selection of it."""
+        return self.expected in (None, len(self))
+
+    @property
+    def has_labels(self) -> bool:
+        return bool(self.masks)
+
+    def picture(self, index: int) -> Path:
+        """The file of an image."""
+        return self.pictures[index]
+
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, RGB."""
-        return np.asarray(Image.open(self.root / "JPEGImages" / f"{self.ids[index]}.jpg").convert("RGB"))
+        return np.asarray(Image.open(self.picture(index)).convert("RGB"))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width), from the file's header alone."""
+        with Image.open(self.picture(index)) as picture:
+            return picture.height, picture.width
 
     def labels(self, index: int) -> np.ndarray:
         """(H, W) uint8: labels of the vocabulary, 0 for background and 255 for void.
 
-        Raises ValueError where the mask holds a label that the vocabulary lacks.
+        Raises ValueError, naming the file, where it cannot be read or holds a value that stands for no label.
         """
-        path = self.root / "SegmentationClass" / f"{self.ids[index]}.png"
-        labels = np.asarray(Image.open(path))
-        if labels.ndim != 2 or labels[labels != VOID].max(initial=0) >= len(self.vocabulary):
-            raise ValueError(f"{path} is no palette mask with labels below {len(self.vocabulary)} (or {VOID}): is this {self.name}?")
-        return labels
+        raw = self._raw(index)
+        if strange := self._strange(raw):
+            raise ValueError(f"{self.root / self._truth(index)} holds values that are no labels of {self.name} ({strange[:5]}): is this {self.name}?")
+        return self.lookup[raw].astype(np.uint8)
+
+    def check(self, indices: Iterable[int] | None = None) -> None:
+        """Look at every file of these images (all by default): pictures' headers, masks in full.
+
+        Raises IncompleteDataset with all that is wrong, by kind: missing and unreadable pictures and masks, masks of another
+        size than their picture, labels out of range.
+        """
+        with ThreadPoolExecutor() as pool:
+            faults = [fault for of_image in pool.map(self._faults, range(len(self)) if indices is None else indices) for fault in of_image]
+        if faults:
+            kinds: dict[str, list[str]] = {}
+            for kind, file in faults:
+                kinds.setdefault(kind, []).append(file)
+            lines = [f"  {kind}: {len(files)} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" for kind, files in kinds.items()]
+            raise IncompleteDataset("\n".join([f"{self.name} under {self.root} is damaged; replace these files:", *lines]))
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of which files the split has and how long each is: another dataset, or a rewritten one, has another."""
-        folders = (("JPEGImages", "jpg"), ("SegmentationClass", "png"))
-        files = [(i, *((self.root / folder / f"{i}.{ending}").stat().st_size for folder, ending in folders)) for i in self.ids]
-        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:
-        """The captions by image id where the dataset brings any (captions.json, COCO's form), else an empty dict."""
-        path = self.root / "captions.json"
-        if not path.exists():
+        """The captions by image id where the dataset brings any in COCO's form (captions.json, COCO's own file), else an empty dict."""
+        for path in (self.root / "captions.json", self.root / "annotations" / f"captions_{self.split}2017.json"):
+            if path.exists():
+                break
+        else:
             return {}
         content = json.loads(path.read_text())
         stems = {picture["id"]: Path(picture["file_name"]).stem for picture in content["images"]}
@@ -112,54 +117,422 @@ class Dataset:
             captions.setdefault(stems[annotation["image_id"]], []).append(annotation["caption"])
         return captions
 
+    def _content(self) -> list:
+        files = (self.pictures, self.masks) if self.has_labels else (self.pictures,)
+        return [(i, *(path.stat().st_size for path in paths)) for i, *paths in zip(self.ids, *files, strict=True)]
 
-DATASETS = {
-    # name: (class list, default root, where to get it)
-    "scenes": ("scenes.csv", SCENES, "write them with fsdlib.scenes.write_scenes(), or run `make scenes`"),
-    "voc12": ("voc12.csv", None, "get VOCtrainval_11-May-2012.tar from the Pascal VOC 2012 site and pass the folder VOCdevkit/VOC2012 as root"),
-}
+    def _truth(self, index: int) -> str:
+        """Where the ground truth of an image is, for messages."""
+        return str(self.masks[index].relative_to(self.root))
+
+    def _read(self, index: int) -> np.ndarray:
+        """The numbers in a mask's file, before `lookup` makes them labels."""
+        return np.asarray(Image.open(self.masks[index]))
+
+    def _raw(self, index: int) -> np.ndarray:
+        """(H, W) unsigned integers; raises FileNotFoundError where the file is missing and ValueError where it cannot be read."""
+        if not self.has_labels:
+            raise ValueError(f"{self.name} under {self.root} has no ground truth: add masks/, or use the pictures alone")
+        try:
+            raw = self._read(index)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # decoders raise whatever comes to them on a damaged file
+            raise ValueError(f"{self.root / self._truth(index)} cannot be read ({error}): replace it") from error
+        if raw.ndim != 2 or raw.dtype.kind not in "bui":
+            raise ValueError(f"{self.root / self._truth(index)} has no single number a pixel but {raw.shape} {raw.dtype}: save it as palette or grey PNG")
+        return raw.astype(np.uint8) if raw.dtype == bool else raw
+
+    def _strange(self, raw: np.ndarray) -> list[int]:
+        """The values that stand for no label."""
+        return [int(value) for value in np.unique(raw) if not 0 <= value < len(self.lookup) or self.lookup[value] < 0]
+
+    def _faults(self, index: int) -> list[tuple[str, str]]:
+        found, size, picture = [], None, str(self.picture(index).relative_to(self.root))
+        try:
+            size = self.size(index)
+        except FileNotFoundError:
+            found.append(("missing pictures", picture))
+        except Exception:  # as in _raw
+            found.append(("unreadable pictures", picture))
+        if not self.has_labels:
+            return found
+        try:
+            raw = self._raw(index)
+        except FileNotFoundError:
+            return [*found, ("missing masks", self._truth(index))]
+        except ValueError:
+            return [*found, ("unreadable masks", self._truth(index))]
+        if size and raw.shape != size:
+            found.append(("masks of another size than their picture", self._truth(index)))
+        if self._strange(raw):
+            found.append(("masks with labels out of range", self._truth(index)))
+        return found
 
 
-def open_dataset(name: str, root: Path | str | None = None, split: str = "val") -> Dataset:
-    """Open a dataset by name ("scenes" or "voc12") at `root`, which only the scenes have a default for.
+@dataclass(frozen=True)
+class CocoObjects(Dataset):
+    """COCO's objects, drawn from their polygons and run-length codes.
 
-    Raises ValueError for an unknown name and FileNotFoundError, with what is missing and where to get it, where files lack.
+    Crowds are drawn first, then objects from the largest area to the smallest, so that small ones stay visible; of equal areas
+    the later annotation lies on top. The label maps of the literature are the things of COCO-Stuff's stuffthingmaps and may differ
+    where objects overlap and in crowds.
     """
+
+    annotations: COCO = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {Path(picture["file_name"]).stem: number for number, picture in self.annotations.imgs.items()}
+
+    def _truth(self, index: int) -> str:
+        return f"{super()._truth(index)} (image {self.ids[index]})"
+
+    def _read(self, index: int) -> np.ndarray:
+        number = self._numbers[self.ids[index]]
+        raw = np.zeros((self.annotations.imgs[number]["height"], self.annotations.imgs[number]["width"]), np.uint8)
+        for drawn in sorted(self.annotations.imgToAnns.get(number, ()), key=lambda a: (not a["iscrowd"], -a["area"], a["id"])):
+            raw[self.annotations.annToMask(drawn).astype(bool)] = drawn["category_id"]
+        return raw
+
+
+@dataclass(frozen=True)
+class ContextMatrices(Dataset):
+    """Pascal Context's annotation as published: one MATLAB file an image, with 459 classes."""
+
+    def _read(self, index: int) -> np.ndarray:
+        return scipy.io.loadmat(self.masks[index])["LabelMap"]
+
+
+@dataclass(frozen=True)
+class Folder(Dataset):
+    """Pictures of one's own, turned upright as EXIF says, which is how they were seen when their masks were drawn."""
+
+    def image(self, index: int) -> np.ndarray:
+        return np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB"))
+
+    def size(self, index: int) -> tuple[int, int]:
+        with Image.open(self.picture(index)) as picture:
+            lying = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 turn by a quarter
+            return (picture.width, picture.height) if lying else (picture.height, picture.width)
+
+    def _content(self) -> list:
+        return [*super()._content(), self.vocabulary.names]  # the classes are not given by the dataset's name
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is known of a dataset before it is opened.
+
+    classes: its class list in data/classes, None where they are given with the pictures.
+    splits: how many images each official split has.
+    inside: where its archives put it, below the folder they are unpacked in.
+    values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
+    shift: what is added to the class list's official values to get those in the files. void: the label that 255 stands for.
+    """
+
+    classes: str | None
+    layout: Callable[["Benchmark", str, Path, str], Dataset] | None  # None: a folder of one's own
+    splits: dict[str, int]
+    terms: str
+    archives: tuple[Archive, ...] = ()
+    inside: str = "."
+    background: bool = True
+    values: int = 0
+    rest: int = VOID
+    shift: int = 0
+    void: int = VOID
+    source: str = ""  # in words, where there is no archive
+    root: Path | None = None  # where it is by default
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.read(CLASSES / self.classes, self.background)
+
+    def lookup(self, official: bool = True) -> np.ndarray:
+        """int16: the label of each value in the files, -1 for errors. `official`: values as in the class list's column of that name, else indices."""
+        values = self.values if official else 0
+        lookup = np.full(max(values, 256), -1, np.int16)
+        lookup[:values] = self.rest
+        if values <= VOID:
+            lookup[VOID] = self.void
+        for row in class_rows(CLASSES / self.classes):
+            label = int(row["index"]) if self.background or row["index"] != "0" else VOID
+            for value in filter(None, (row.get("official", row["index"]) if official else row["index"]).split(";")):
+                lookup[int(value) + (self.shift if official else 0)] = label
+        return lookup
+
+
+def open_dataset(name: str, root: Path | str | None = None, split: str = "val", classes: Path | str | Sequence[str] | None = None) -> Dataset:
+    """Open a dataset by name; `python -m fsdlib.datasets` lists the names.
+
+    root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
+    classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a .txt (a name
+    a line); without it root/classes.csv or root/classes.txt.
+    Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the annotations or a
+    whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
+    """
+    benchmark = _known(name)
+    if classes is not None and name != "folder":
+        raise ValueError(f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'")
+    if not (root or benchmark.root):
+        raise FileNotFoundError(f"dataset {name!r} needs a root. {instructions(name)}")
+    root = Path(root or benchmark.root)
+    if (root / benchmark.inside).is_dir():
+        root = root / benchmark.inside
+    return benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
+
+
+def instructions(name: str) -> str:
+    """How to get a dataset, as commands to follow in a shell."""
+    benchmark = _known(name)
+    if not benchmark.archives:
+        return f"To get {name}: {benchmark.source}."
+    lines = [commands(f"{name} (terms: {benchmark.terms})", benchmark.archives), f"Then open_dataset({name!r}, root='ROOT') finds it."]
+    if not any(archive.registration for archive in benchmark.archives):
+        lines.append(f"All of it at once, without the splits that are not needed: python -m fsdlib.datasets {name} --download ROOT")
+    return "\n".join(lines)
+
+
+def download(name: str, root: Path | str) -> Path:
+    """Fetch what a dataset's val split needs, as `fsdlib.archives.download`; raises ValueError for one that needs an account or has no archives."""
+    benchmark = _known(name)
+    if not benchmark.archives or any(archive.registration for archive in benchmark.archives):
+        raise ValueError(f"{name} cannot be fetched without you. {instructions(name)}")
+    return archives.download(benchmark.archives, root)
+
+
+def _known(name: str) -> Benchmark:
     if name not in DATASETS:
         raise ValueError(f"no dataset is called {name!r}: choose one of {', '.join(DATASETS)}")
-    classes, default_root, source = DATASETS[name]
-    if not (root or default_root):
-        raise FileNotFoundError(f"dataset {name!r} needs a root: {source}")
-    root = Path(root or default_root)
-    listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listing.exists():
-        raise FileNotFoundError(f"dataset {name!r} has no {listing}: {source}")
-    ids = tuple(listing.read_text().split())
-    wanted = [path for i in ids for path in (root / "JPEGImages" / f"{i}.jpg", root / "SegmentationClass" / f"{i}.png")]
-    missing = [path for path in wanted if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"dataset {name!r} lacks {len(missing)} of {len(wanted)} files under {root}, first {missing[0].name}: {source}")
-    return Dataset(name, root, split, Vocabulary.read(CLASSES / classes), ids)
+    return DATASETS[name]
 
 
-def palette() -> bytes:
-    """VOC's 256 colours as 768 bytes for PIL's putpalette: label bits, from the lowest, spread over R, G and B."""
-    labels = np.arange(256, dtype=np.uint8)
-    colours = np.zeros((256, 3), np.uint8)
-    for place in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((labels >> (3 * place + channel)) & 1) << (7 - place) if 3 * place + channel < 8 else 0
-    return colours.tobytes()
+def _require(name: str, *paths: Path) -> None:
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"dataset {name!r} lacks {', '.join(missing)}. {instructions(name)}")
 
 
-_IRREGULAR = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives", "sheep": "sheep", "fish": "fish", "skis": "skis"}
+def _voc(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    return _listed(benchmark, name, root, split, root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass")
 
 
-def plural(word: str) -> str:
-    """The plural of a class's name, whose last word takes the ending."""
-    *before, last = word.split(" ")
-    if last.endswith("y") and last[-2:-1] not in "aeiou":
-        ending = last[:-1] + "ies"
-    else:
-        ending = last + ("es" if last.endswith(("s", "x", "ch", "sh")) else "s")
-    return " ".join([*before, _IRREGULAR.get(last, ending)])
+def _context(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    """The PNGs that the field converts the annotation to, where they are there, else the annotation itself.
+
+    The PNGs count the 59 classes in the order they have among the 459, as our class list does; their listings lack a few of VOC's images.
+    """
+    masks = root / "SegmentationClassContext"
+    if masks.is_dir():
+        listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+        return _listed(benchmark, name, root, split, listing, masks, official=False, splits={"train": 4996, "val": 5104})
+    return _listed(benchmark, name, root, split, root / "ImageSets" / "Main" / f"{split}.txt", root / "trainval", ".mat", ContextMatrices)
+
+
+def _listed(
+    benchmark: Benchmark, name: str, root: Path, split: str, listing: Path, masks: Path, ending: str = ".png", kind: type[Dataset] = Dataset,
+    official: bool = True, splits: dict[str, int] | None = None,
+) -> Dataset:  # fmt: skip
+    """A dataset in VOC's folders, whose listing says which images a split has."""
+    pictures = root / "JPEGImages"
+    _require(name, listing, pictures, masks)
+    ids = tuple(sorted(set(listing.read_text().split())))
+    return kind(
+        name, root, split, benchmark.vocabulary(), ids, tuple(pictures / f"{i}.jpg" for i in ids), tuple(masks / f"{i}{ending}" for i in ids),
+        benchmark.lookup(official), (splits or benchmark.splits).get(split),
+    )  # fmt: skip
+
+
+def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    pictures, path = root / f"{split}2017", root / "annotations" / f"instances_{split}2017.json"
+    _require(name, pictures, path)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks while it reads
+            annotations = COCO(path)
+        ids = tuple(sorted(Path(picture["file_name"]).stem for picture in annotations.dataset["images"]))
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no annotation in COCO's form ({error!r}): fetch it again") from error
+    return CocoObjects(
+        name, root, split, benchmark.vocabulary(), ids, tuple(pictures / f"{i}.jpg" for i in ids), (path,) * len(ids),
+        benchmark.lookup(), benchmark.splits.get(split), annotations,
+    )  # fmt: skip
+
+
+def _coco_stuff(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    return _paired(benchmark, name, root, split, root / f"{split}2017", root / "stuffthingmaps" / f"{split}2017")
+
+
+def _ade20k(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    folder = {"train": "training", "val": "validation"}.get(split, split)
+    return _paired(benchmark, name, root, split, root / "images" / folder, root / "annotations" / folder)
+
+
+def _cityscapes(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    pictures, masks = root / "leftImg8bit" / split, root / "gtFine" / split
+    return _paired(benchmark, name, root, split, pictures, masks, "*/*_leftImg8bit.png", "*/*_gtFine_labelIds.png")
+
+
+def _paired(
+    benchmark: Benchmark, name: str, root: Path, split: str, pictures: Path, masks: Path, picture: str = "*.jpg", mask: str = "*.png"
+) -> Dataset:
+    """A dataset without a listing: all that either folder holds, by patterns whose last star is the id and whose first, if there are two, its city."""
+    _require(name, pictures, masks)
+    found: set[str] = set()
+    for folder, pattern in ((pictures, picture), (masks, mask)):
+        ending = pattern.rsplit("*", 1)[1]
+        found |= {path.name.removesuffix(ending) for path in folder.glob(pattern) if not path.name.startswith(".")}
+    if not found:
+        raise FileNotFoundError(f"dataset {name!r} has no files {picture} in {pictures}. {instructions(name)}")
+    ids = tuple(sorted(found))
+
+    def files(folder: Path, pattern: str) -> tuple[Path, ...]:
+        return tuple(folder / pattern.replace("*/", f"{i.split('_')[0]}/").replace("*", i) for i in ids)
+
+    return Dataset(
+        name, root, split, benchmark.vocabulary(), ids, files(pictures, picture), files(masks, mask), benchmark.lookup(), benchmark.splits.get(split)
+    )
+
+
+def _folder(root: Path, classes: Path | str | Sequence[str] | None) -> Dataset:
+    _require("folder", root)
+    vocabulary = _own_classes(root, classes)
+    pictures: dict[str, Path] = {}
+    for path in sorted((root / "images" if (root / "images").is_dir() else root).iterdir()):
+        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith("."):
+            if path.stem in pictures:
+                raise ValueError(f"{path} and {pictures[path.stem].name} would share the mask {path.stem}.png: rename one")
+            pictures[path.stem] = path
+    if not pictures:
+        raise FileNotFoundError(f"there are no pictures in {root}. {instructions('folder')}")
+    masks = tuple(root / "masks" / f"{i}.png" for i in pictures) if (root / "masks").is_dir() else ()
+    lookup = np.full(256, -1, np.int16)
+    lookup[: len(vocabulary)] = range(len(vocabulary))
+    lookup[VOID] = VOID
+    return Folder("folder", root, "all", vocabulary, tuple(pictures), tuple(pictures.values()), masks, lookup)
+
+
+def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Vocabulary:
+    if classes is None:
+        classes = next((path for path in (root / "classes.csv", root / "classes.txt") if path.exists()), None)
+        if classes is None:
+            raise FileNotFoundError(f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line")
+    if isinstance(classes, (str, Path)):
+        if Path(classes).suffix == ".csv":
+            return Vocabulary.read(classes)
+        if Path(classes).suffix != ".txt":
+            raise ValueError(f"classes {str(classes)!r} is no path of a .csv or .txt: pass one, or a list of names")
+        classes = [line.strip() for line in Path(classes).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not classes:
+        raise ValueError(f"the list of classes for {root} is empty: name at least one")
+    return Vocabulary.of(classes)
+
+
+_VOC_TERMS = "research; the photographs under Flickr's terms of use"
+_COCO_TERMS = "annotations CC BY 4.0; the photographs under Flickr's terms of use"
+_VOC2012 = Archive(
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", "6cd6e144f989b92b3379bac3b3de84fd",
+    ("VOCdevkit/VOC2012/ImageSets", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass"),
+)  # fmt: skip
+_VOC2010 = Archive(
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", "da459979d0c395079b5c75ee67908abb",
+    ("VOCdevkit/VOC2010/ImageSets", "VOCdevkit/VOC2010/JPEGImages"),
+)  # fmt: skip
+_CONTEXT = Archive(
+    "https://roozbehm.info/pascal-context/trainval.tar.gz", "31 MB", None, ("VOCdevkit/VOC2010/trainval",), folder="VOCdevkit/VOC2010"
+)  # fmt: skip
+_COCO_IMAGES = Archive("http://images.cocodataset.org/zips/val2017.zip", "778 MB", "442b8da7639aecaf257c1dceb8ba8c80", ("val2017",))
+_COCO_OBJECTS = Archive(
+    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip", "241 MB", "f4bbac642086de4f52a3fdda2de5fa2c",
+    ("annotations/captions_val2017.json", "annotations/instances_val2017.json"),
+)  # fmt: skip
+_COCO_STUFF = Archive(
+    "https://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "659 MB", None,
+    ("stuffthingmaps/val2017",), folder="stuffthingmaps",
+)  # fmt: skip
+_ADE20K = Archive(
+    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "1 GB", "7328b3957e407ddae1d3cbf487f149ef", ("ADEChallengeData2016",)
+)
+_CITYSCAPES = (
+    Archive(
+        "https://www.cityscapes-dataset.com/file-handling/?packageID=1#gtFine_trainvaltest.zip", "241 MB", "4237c19de34c8a376e9ba46b495d6f66",
+        ("gtFine",), registration=True,
+    ),
+    Archive(
+        "https://www.cityscapes-dataset.com/file-handling/?packageID=3#leftImg8bit_trainvaltest.zip", "11 GB", "0a6e97e94b616a514066c9e2adb0c97f",
+        ("leftImg8bit",), registration=True,
+    ),
+)  # fmt: skip
+_VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
+_CONTEXT_SPLITS = {"train": 4998, "val": 5105, "trainval": 10103}
+_COCO_SPLITS = {"train": 118287, "val": 5000}
+
+DATASETS = {
+    "scenes": Benchmark(
+        "scenes.csv", _voc, {}, "drawings: Twemoji CC BY 4.0, OpenMoji CC BY-SA 4.0", root=SCENES,
+        source="write them with fsdlib.scenes.write_scenes(), or run `make scenes`",
+    ),
+    "voc12": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012"),
+    "voc20": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012", background=False),
+    "coco_object": Benchmark("coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)),
+    # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are background
+    "coco_object_maps": Benchmark(
+        "coco_object.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), values=182, rest=0, shift=-1, void=0
+    ),
+    "coco_stuff": Benchmark("coco_stuff.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False),
+    "coco_stuff27": Benchmark("coco_stuff27.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False),
+    "context59": Benchmark(
+        "context.csv", _context, _CONTEXT_SPLITS, _VOC_TERMS, (_VOC2010, _CONTEXT), "VOCdevkit/VOC2010", background=False, values=460
+    ),
+    "context60": Benchmark("context.csv", _context, _CONTEXT_SPLITS, _VOC_TERMS, (_VOC2010, _CONTEXT), "VOCdevkit/VOC2010", values=460, rest=0),
+    "ade20k": Benchmark(
+        "ade20k.csv", _ade20k, {"train": 20210, "val": 2000}, "annotations BSD-3-Clause; the photographs for non-commercial research and education",
+        (_ADE20K,), "ADEChallengeData2016", background=False,
+    ),
+    "cityscapes": Benchmark(
+        "cityscapes.csv", _cityscapes, {"train": 2975, "val": 500}, "its own licence, not commercial; an account is needed", _CITYSCAPES,
+        background=False, values=34,
+    ),
+    "folder": Benchmark(
+        None, None, {}, "yours",
+        source="put pictures (jpg, png) in ROOT/images, or in ROOT itself, and where you have them masks in ROOT/masks/<picture's stem>.png, with k for the "
+        "k-th class, 0 for background and 255 for void; write the classes to ROOT/classes.txt, a name a line, or pass them as classes=[...]",
+    ),
+}  # fmt: skip
+
+
+def _overview() -> str:
+    lines = [f"{'name':<13} {'classes':<17} {'val':>5}  {'to fetch':<15} terms"]
+    for name, benchmark in DATASETS.items():
+        classes = "your own" if benchmark.classes is None else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
+        sizes = " + ".join(archive.size for archive in benchmark.archives) or "-"
+        lines.append(f"{name:<13} {classes:<17} {benchmark.splits.get('val', '-'):>5}  {sizes:<15} {benchmark.terms}")
+    return "\n".join(lines)
+
+
+def _checked(name: str, root: Path, split: str) -> str:
+    dataset = open_dataset(name, root, split)
+    dataset.check()
+    return "complete" if dataset.complete else f"nothing is damaged, but these are {len(dataset)} of the split's {dataset.expected} images"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m fsdlib.datasets", description="List the datasets; say how to get one, fetch it, check a copy.")
+    parser.add_argument("name", nargs="?", choices=DATASETS)
+    parser.add_argument("--download", metavar="ROOT", type=Path, help="fetch what the val split needs")
+    parser.add_argument("--check", metavar="ROOT", type=Path, help="look at every file of a copy")
+    parser.add_argument("--split", default="val", help="for --check")
+    a = parser.parse_args(arguments)
+    if a.name is None and (a.download or a.check):
+        parser.error("which dataset? Give its name before the option")
+    try:
+        if a.download:
+            print(f"{a.name} is in {download(a.name, a.download)}")
+        if a.check:
+            print(_checked(a.name, a.check, a.split))
+        if not (a.download or a.check):
+            print(instructions(a.name) if a.name else _overview())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from fsdlib import names as naming
 from fsdlib import scores
 from fsdlib.caption import caption
 from fsdlib.clusters import cluster, masks
-from fsdlib.datasets import Dataset, Vocabulary, open_dataset, plural
+from fsdlib.datasets import Dataset, open_dataset
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.pipeline import segment_batch
@@ -29,6 +29,7 @@ from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.scenes import STYLES, Scene, world_classes, write_scenes
 from fsdlib.training import TRAINERS, Settings
+from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
 
 # The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb

@@ -29,11 +29,12 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fsdlib import scores, summary, words
-from fsdlib.datasets import VOID, Dataset
+from fsdlib.datasets import Dataset
 from fsdlib.project import write_atomically
 from fsdlib.scores import rounded
 from fsdlib.segmenters import Prediction, Segmenter
 from fsdlib.summary import MATCHINGS, PARTITIONS, TABLES, Evaluation, dense, gather, read_row, sparse
+from fsdlib.vocabulary import VOID
 
 SMALLEST_REGION = 0.001  # of an image's pixels: smaller parts of a class are not counted as regions
 

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.segmentation import mark_boundaries
 from sklearn.decomposition import PCA
 
-from fsdlib.datasets import palette
+from fsdlib.vocabulary import palette
 
 CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from fsdlib.datasets import Vocabulary
 from fsdlib.models import Clip
+from fsdlib.vocabulary import Vocabulary
 
 
 def views(image: np.ndarray, masks: np.ndarray, view: str = "black_frame") -> list[np.ndarray]:

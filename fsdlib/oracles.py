@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from fsdlib import clusters as clustering
 from fsdlib import pipeline, refinement, scores, words
-from fsdlib.datasets import VOID, Vocabulary
 from fsdlib.features import stack
 from fsdlib.models import Models
 from fsdlib.pipeline import Perception, Result
 from fsdlib.recipe import Recipe
+from fsdlib.vocabulary import VOID, Vocabulary
 
 STAGES = ("caption", "masks", "names", "refinement")
 # Nothing mended, each stage alone, then one after the other in the pipeline's order.

@@ -14,11 +14,11 @@ from fsdlib import caption as captioning
 from fsdlib import clusters as clustering
 from fsdlib import names as naming
 from fsdlib import refinement, words
-from fsdlib.datasets import Vocabulary, palette
 from fsdlib.features import Tap, features, find_taps, image_seed, latents, stack
 from fsdlib.models import Models
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
+from fsdlib.vocabulary import Vocabulary, palette
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from fsdlib.datasets import palette, plural
 from fsdlib.project import CLASSES, SCENES, write_atomically
+from fsdlib.vocabulary import palette, plural
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
 STYLES = ("twemoji", "openmoji")

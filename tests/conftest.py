@@ -7,10 +7,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
 
-from fsdlib.datasets import Vocabulary
 from fsdlib.models import load_models
 from fsdlib.project import CLASSES, ROOT
 from fsdlib.scenes import scene_of_split
+from fsdlib.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,18 @@ def vocabulary():
 @pytest.fixture(scope="session")
 def voc_root():
     """The hundred real pictures of Pascal VOC 2012, where this machine has them."""
+    return _photographs("VOCdevkit/VOC2012", "Pascal VOC")
+
+
+@pytest.fixture(scope="session")
+def coco_root():
+    """128 real pictures of COCO 2017 with their objects, where this machine has them."""
+    return _photographs("coco", "COCO")
+
+
+def _photographs(folder, name):
     given = os.environ.get("FSD_TEST_DATA")
-    for data in [Path(given)] if given else [ROOT.parent / "shared" / "data"]:
-        if (data / "VOCdevkit" / "VOC2012").is_dir():
-            return data / "VOCdevkit" / "VOC2012"
-    pytest.skip("no Pascal VOC pictures: set FSD_TEST_DATA to a folder that holds VOCdevkit/VOC2012")
+    data = Path(given) if given else ROOT.parent / "shared" / "data"
+    if not (data / folder).is_dir():
+        pytest.skip(f"no {name} pictures: set FSD_TEST_DATA to a folder that holds {folder}")
+    return data / folder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdlib.datasets import Vocabulary, open_dataset, plural
+from fsdlib.datasets import open_dataset
 from fsdlib.embedded import (
     accuracy,
     as_text,
@@ -26,6 +26,7 @@ from fsdlib.project import CLASSES
 from fsdlib.scenes import scene_of_split, write_scenes
 from fsdlib.scores import miou
 from fsdlib.training import Settings
+from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")

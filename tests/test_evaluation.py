@@ -15,12 +15,13 @@ from PIL import Image
 from torchmetrics import JaccardIndex
 
 from fsdlib import scores
-from fsdlib.datasets import VOID, open_dataset
+from fsdlib.datasets import open_dataset
 from fsdlib.evaluation import EvaluationFailed, configuration, evaluate
 from fsdlib.project import ROOT
 from fsdlib.recipe import BEST, PAPER
 from fsdlib.scenes import write_scenes
 from fsdlib.segmenters import FreeSegDiff, Prediction
+from fsdlib.vocabulary import VOID
 
 SCENES = 6
 
@@ -270,9 +271,10 @@ TINY = """
 import json, resource, sys
 import numpy as np
 from dataclasses import dataclass
-from fsdlib.datasets import Dataset, Vocabulary
+from fsdlib.datasets import Dataset
 from fsdlib.evaluation import evaluate
 from fsdlib.segmenters import Prediction
+from fsdlib.vocabulary import Vocabulary
 from pathlib import Path
 
 

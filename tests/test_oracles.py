@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fsdlib import oracles
-from fsdlib.datasets import VOID
 from fsdlib.oracles import STAGES, best_union, diagnose, segment_with, true_masks, worth
 from fsdlib.pipeline import perceive, segment
 from fsdlib.recipe import BEST, PAPER
 from fsdlib.scores import confusion, miou
+from fsdlib.vocabulary import VOID
 
 TRUTH = np.array([[1, 1, 0, 0], [1, VOID, 0, 2], [0, 0, 2, 2]], np.uint8)
 

@@ -6,12 +6,13 @@ import pytest
 from PIL import Image
 
 from fsdlib.clusters import masks
-from fsdlib.datasets import Vocabulary, open_dataset, palette
+from fsdlib.datasets import open_dataset
 from fsdlib.features import image_seed
 from fsdlib.names import pooled_patches, score, score_vectors, views
 from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe
 from fsdlib.refinement import paint, refine_pamr
+from fsdlib.vocabulary import Vocabulary, palette
 
 RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none"),
     PAPER.with_changes(name="cut", view="dense", clustering="normalised_cut", refinement="none"), PAPER.with_changes(name="spectral", clustering="spectral", refinement="none")]  # fmt: skip

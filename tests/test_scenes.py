@@ -164,8 +164,8 @@ def test_the_two_styles_draw_differently():
 
 
 def test_the_world_has_vocs_classes_first_and_twenty_others_at_least(vocabulary):
-    from fsdlib.datasets import Vocabulary
     from fsdlib.project import CLASSES as folder
+    from fsdlib.vocabulary import Vocabulary
 
     assert vocabulary.names[:21] == Vocabulary.read(folder / "voc12.csv").names
     assert len(vocabulary) >= 41 and list(CLASSES) == list(vocabulary.names[1:])

@@ -4,8 +4,8 @@ import torch
 from scipy.spatial.distance import cdist
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fsdlib.datasets import Vocabulary
 from fsdlib.project import MINI
+from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import Word, candidates, class_encodings, correlation_distance, open_names, present, words
 
 

@@ -1,0 +1,90 @@
+"""The files that datasets come in: how a person fetches them, and fetching them, whole and checked."""
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch. `keeps`: what of it a dataset needs, as paths below the folder everything is unpacked in."""
+
+    url: str
+    size: str
+    md5: str | None  # None where none is published
+    keeps: tuple[str, ...]
+    folder: str = "."  # where to unpack it, below that folder
+    registration: bool = False
+
+    @property
+    def file(self) -> str:
+        """The file's name: the end of the address, or what follows it after a #."""
+        return self.url.rsplit("/", 1)[1].split("#")[-1]
+
+
+def commands(what: str, archives: Sequence[Archive]) -> str:
+    """How to fetch and unpack archives, as commands to follow in a shell; `what` they hold stands in the first line."""
+    lines = [f"To get {what}, choose a folder for ROOT:", "    mkdir -p ROOT && cd ROOT"]
+    for archive in archives:
+        if archive.registration:
+            lines.append(f"    # {archive.size}; with an account, in a browser, saved in ROOT: {archive.url.split('#')[0]}")
+        else:
+            lines.append(f"    wget -c {archive.url}   # {archive.size}")
+        if archive.md5:
+            lines.append(f"    echo '{archive.md5}  {archive.file}' | md5sum -c")
+        if archive.folder != ".":
+            lines.append(f"    mkdir -p {archive.folder}")
+        unpack, into = ("unzip -q", "-d") if archive.file.endswith(".zip") else ("tar -xf", "-C")
+        lines.append(f"    {unpack} {archive.file} {into} {archive.folder}")
+    return "\n".join(lines)
+
+
+def download(archives: Sequence[Archive], root: Path | str) -> Path:
+    """Fetch archives and unpack what is needed of them under `root`, which is returned.
+
+    What is there already is left as it is. Everything else appears whole, after its archive's checksum was found right, or
+    not at all. Raises ValueError for a wrong checksum, a transfer cut short and an archive that was changed.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
+        lacking = [path for path in archive.keeps if not (root / path).exists()]
+        if not lacking:
+            continue
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
+            file, unpacked = Path(temporary) / archive.file, Path(temporary) / "unpacked"
+            _fetch(archive, file)
+            try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
+                shutil.unpack_archive(file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"}))
+            except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand") from error
+            if absent := [path for path in lacking if not (unpacked / path).exists()]:
+                raise ValueError(f"{archive.url} lacks {', '.join(absent)}: it was changed; fetch it by hand and unpack what it has")
+            for path in lacking:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(unpacked / path, root / path)
+    return root
+
+
+def _fetch(archive: Archive, file: Path) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    with urllib.request.urlopen(archive.url) as source, open(file, "wb") as target:
+        length = int(source.headers.get("Content-Length", 0))
+        with tqdm(total=length or None, unit="B", unit_scale=True, desc=archive.file) as bar:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+                digest.update(chunk)
+                bar.update(len(chunk))
+    if length not in (0, file.stat().st_size):
+        raise ValueError(f"{archive.url} stopped after {file.stat().st_size} of {length} bytes: try again")
+    if archive.md5 not in (None, digest.hexdigest()):
+        raise ValueError(f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, or ask who changed it")

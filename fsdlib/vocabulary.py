@@ -1,0 +1,107 @@
+"""Class lists: what label maps count in, how each class is said, and its colour."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes that label maps count in: `names[label]`, with label 0 for background.
+
+    synonyms[label]: every way to say the class, its name first. Names are written as a person would say them
+    ("potted plant"), since CLIP reads them.
+    background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no name".
+    colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
+    """
+
+    names: tuple[str, ...]
+    synonyms: tuple[tuple[str, ...], ...]
+    background: bool = True
+    colours: tuple[tuple[int, int, int], ...] | None = None
+
+    def __post_init__(self):
+        if not self.names or self.names[0] != "background":
+            raise ValueError(f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first")
+        if len(self.names) != len(self.synonyms):
+            raise ValueError(f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}")
+        if len(self.names) > VOID:
+            raise ValueError(f"{len(self.names)} labels do not fit below {VOID}, which is void: use fewer classes")
+        if self.colours is not None and len(self.colours) != len(self.names):
+            raise ValueError(f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any")
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> "Vocabulary":
+        """A vocabulary from plain class names without synonyms; background is put before them."""
+        names = ("background", *(name for name in names if name != "background"))
+        return cls(names, tuple((name,) for name in names))
+
+    @classmethod
+    def read(cls, path: Path | str, background: bool = True) -> "Vocabulary":
+        """A vocabulary from a CSV with the columns index, name and, where wanted, synonyms (separated by semicolons) and colour (rrggbb)."""
+        rows = class_rows(path)
+        try:
+            colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]
+        except ValueError as error:
+            raise ValueError(f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)") from error
+        return cls(
+            tuple(row["name"] for row in rows),
+            tuple((row["name"], *filter(None, (row.get("synonyms") or "").split(";"))) for row in rows),
+            background,
+            tuple(colours) or None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def palette(self) -> bytes:
+        """The colours of all 256 labels as 768 bytes for PIL's putpalette; 255 has the colour VOC gives to void."""
+        own = bytes(channel for colour in self.colours or () for channel in colour)
+        return own + palette()[len(own) :]
+
+
+def class_rows(path: Path | str) -> list[dict[str, str]]:
+    """The rows of a class list, by index."""
+    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
+        reader = csv.DictReader(file)
+        if not {"index", "name"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path} has no columns index and name: write them in its first line")
+        found = list(reader)
+    by_index = {row["index"]: row for row in found if row["name"]}
+    if by_index.keys() != {str(index) for index in range(len(found))}:
+        raise ValueError(f"the indices in {path} are not 0, 1, 2, ..., each with a name: number the classes without gaps")
+    return [by_index[str(index)] for index in range(len(found))]
+
+
+def palette() -> bytes:
+    """VOC's 256 colours as 768 bytes for PIL's putpalette: label bits, from the lowest, spread over R, G and B."""
+    labels = np.arange(256, dtype=np.uint8)
+    colours = np.zeros((256, 3), np.uint8)
+    for place in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((labels >> (3 * place + channel)) & 1) << (7 - place) if 3 * place + channel < 8 else 0
+    return colours.tobytes()
+
+
+_IRREGULAR = {
+    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives",
+    "sheep": "sheep", "fish": "fish", "skis": "skis",
+}  # fmt: skip
+
+
+def plural(word: str) -> str:
+    """The plural of a class's name, whose last word takes the ending."""
+    *before, last = word.split(" ")
+    if last.endswith("y") and last[-2:-1] not in "aeiou":
+        ending = last[:-1] + "ies"
+    else:
+        ending = last + ("es" if last.endswith(("s", "x", "ch", "sh")) else "s")
+    return " ".join([*before, _IRREGULAR.get(last, ending)])

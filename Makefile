@@ -95,5 +95,5 @@ train: .venv/installed ## train the mini models anew (about three hours of one c
 style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
 	$(BIN)/python -m fsdlib.embedded --style twemoji --share $(or $(SHARE),1)
 
-rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory
-	$(BIN)/python -m fsdlib.rehearsal --cache data/rehearsal-cache --run
+rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory (VOC=.../VOC2012: of a whole evaluation)
+	$(BIN)/python -m fsdlib.rehearsal --cache data/rehearsal-cache $(if $(VOC),--voc $(VOC),--run)

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -39,11 +39,15 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTextConfig, CLIPTextModel
 
-from fsdlib.models import MODEL_SETS, Source, load_models, sources
+from fsdlib.datasets import open_dataset
+from fsdlib.evaluation import evaluate
+from fsdlib.models import MODEL_SETS, ModelSet, Source, load_models, sources
 from fsdlib.pipeline import segment
 from fsdlib.project import DATA, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import RECIPES, get_recipe
+from fsdlib.segmenters import FreeSegDiff
 
+NOISE = "random weights: the times and the memory mean something, the caption and the names do not"
 CONFIGURATIONS = DATA / "rehearsal"  # ORG--NAME/PATH, each file as it stands in that repository
 MARKER = "REHEARSAL.txt"  # tells a rehearsal from a cache of real models
 _BERT_ENTRIES = 30_522
@@ -303,14 +307,40 @@ _TEXTS: dict[str, Callable[[], str]] = {
 
 
 def run(cache: Path | str, models: str = "sd14", recipe: str = "paper") -> dict:
-    """Segment a photograph with `models` from `cache`, offline; return the times in seconds, the peak memory and what was found.
+    """Segment a photograph with `models` from `cache`, offline; return the times in seconds, the peak memory and what was found."""
+    return _offline(cache, "measure", models, recipe)
 
-    It runs in a process of its own, since the hub's client reads its settings when it is imported.
+
+def needs(cache: Path | str, root: Path | str, models: str = "sd14", images: int = 4, batch_sizes: Sequence[int] = (1, 4)) -> dict:
+    """What an evaluation on Pascal VOC 2012's val split at `root` needs with each recipe and batch size: time and memory.
+
+    The first `images` are evaluated from `cache`, offline, each setting in a process of its own; the whole split is their mean
+    times its number of images.
     """
-    call = f"import json; from fsdlib.rehearsal import measure; print(json.dumps(measure({models!r}, {recipe!r})))"
+    rows = [_offline(cache, "measure_evaluation", models, recipe, str(root), images, size) for recipe in RECIPES for size in batch_sizes]
+    return dict(models=models, dataset="voc12", images_measured=images, images=rows[0].pop("images"), threads=rows[0]["threads"], settings=rows, note=NOISE)
+
+
+def _offline(cache: Path | str, function: str, *arguments) -> dict:
+    """What a function of this module returns in a process of its own, since the hub's client reads its settings when it is imported."""
+    call = f"import json; from fsdlib import rehearsal; print(json.dumps(rehearsal.{function}(*{arguments!r})))"
     settings = dict(HF_HUB_CACHE=str(Path(cache).resolve()), HF_HUB_OFFLINE="1")
     done = subprocess.run([sys.executable, "-c", call], env=os.environ | settings, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_evaluation(models: str, recipe: str, root: str, images: int, batch_size: int) -> dict:
+    """One setting of what `needs` reports, from the models that this process finds."""
+    dataset = open_dataset("voc12", root)
+    with tempfile.TemporaryDirectory() as folder:
+        method = FreeSegDiff(ModelSet(models, "cpu"), get_recipe(recipe))
+        run = evaluate(dataset, method, folder, images, batch_size=batch_size, threads=torch.get_num_threads())
+        timing = json.loads((run.folder / "timing.json").read_text())
+    seconds = timing["seconds_an_image"]
+    return dict(
+        images=dataset.expected, recipe=recipe, batch_size=batch_size, threads=torch.get_num_threads(), seconds_an_image=seconds,
+        hours_in_all=round(sum(seconds.values()) * dataset.expected / 3600, 1), peak_memory_gib=round(timing["memory_mib"] / 1024, 2),
+    )  # fmt: skip
 
 
 def measure(models: str, recipe: str) -> dict:
@@ -335,7 +365,7 @@ def measure(models: str, recipe: str) -> dict:
         threads=torch.get_num_threads(),
         caption=result.caption,
         found=list(result.found),
-        note="random weights: the times and the memory mean something, the caption and the names do not",
+        note=NOISE,
     )
 
 
@@ -346,6 +376,8 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run", action="store_true", help="then segment a photograph offline and write reports/rehearsal.json")
     parser.add_argument("--recipe", default="paper", choices=RECIPES, help="the recipe to run")
+    parser.add_argument("--voc", type=Path, metavar="ROOT", help="then evaluate a few images of Pascal VOC 2012 offline and write reports/voc12_needs.json")
+    parser.add_argument("--images", type=int, default=4, help="how many, with --voc")
     arguments = parser.parse_args()
     started = time.perf_counter()
     try:
@@ -361,3 +393,8 @@ if __name__ == "__main__":
         path = write_atomically(REPORTS / "rehearsal.json", json.dumps(report, indent=2) + "\n")
         print("{load} s to load, {segment} s to segment one photograph, ".format(**report["seconds"]), end="")
         print(f"{report['peak_memory_gib']} GiB at most, {report['threads']} threads; written to {path}")
+    if arguments.voc:
+        report = needs(arguments.cache, arguments.voc, arguments.models, arguments.images)
+        write_atomically(REPORTS / "voc12_needs.json", json.dumps(report, indent=1) + "\n")
+        for row in report["settings"]:
+            print("{recipe}, {batch_size} images a batch: {hours_in_all} h for the whole split, {peak_memory_gib} GiB at most".format(**row))

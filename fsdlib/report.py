@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from PIL import Image
 
 from fsdlib.project import DATA, REPORTS, write_atomically
 
@@ -154,6 +155,20 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
+    """What an evaluation of published models on Pascal VOC needs, as `fsdlib.rehearsal.needs` measured it: one row a recipe and batch size."""
+    content = json.loads(path.read_text())
+    rows = [
+        {
+            "models": content["models"], "recipe": row["recipe"], "images a batch": row["batch_size"], "CPU threads": row["threads"],
+            **{f"{stage} (s)": row["seconds_an_image"][stage] for stage in STAGES},
+            f"{content['images']} images (h)": row["hours_in_all"], "memory (GiB)": row["peak_memory_gib"],
+        }
+        for row in content["settings"]
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list[Path]:
     """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths."""
     stem = Path(stem)
@@ -284,6 +299,11 @@ def best_median_worst(run: Run, each: int = 3) -> pd.DataFrame:
         return order
     middle = (len(order) - each) // 2
     return pd.concat([order[:each], order[middle : middle + each], order[-each:]]).reset_index(drop=True)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """A stored label map, (H, W) uint8."""
+    return np.asarray(Image.open(path))
 
 
 def _colours(names: Sequence[str]) -> dict[str, tuple]:

@@ -1,9 +1,15 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torchmetrics import JaccardIndex
 
-from fsdlib.scores import confusion, dataset_iou, image_miou, iou_of_classes, majority_labels, matched_miou, miou
+from fsdlib.datasets import open_dataset
+from fsdlib.scores import (
+    VOID, areas, bootstrap, boundary_f, confusion, dataset_iou, hungarian_labels, image_miou, iou_of_classes, majority_labels, matched_miou, metrics, miou,
+)  # fmt: skip
 
 
 def counts_of(predictions, truths, classes):
@@ -119,3 +125,169 @@ def test_matched_miou_worked_by_hand():
 def test_matched_miou_does_not_care_for_the_numbers_of_clusters():
     truth = np.kron(np.uint8([[0, 1], [2, 1]]), np.ones((4, 4), np.uint8))
     assert matched_miou(np.uint8([[9, 4], [0, 4]]), truth) == 1
+
+
+# --------------------------------------------------------------------------------------------- all that papers report
+
+
+def check_against_peers(pairs, classes):
+    """Ours from summed counts against torchmetrics and scikit-learn on the pixels themselves."""
+    truth = np.concatenate([truth.ravel() for _, truth in pairs])
+    prediction = np.concatenate([prediction.ravel() for prediction, _ in pairs]).astype(int)
+    ours = metrics(np.sum([confusion(prediction, truth, classes) for prediction, truth in pairs], axis=0))
+    arguments = torch.from_numpy(prediction), torch.from_numpy(truth.astype(int))
+    for name, average in (("miou", "macro"), ("frequency_weighted_iou", "weighted")):
+        peer = JaccardIndex(task="multiclass", num_classes=classes, ignore_index=VOID, average=average)
+        assert ours[name] == pytest.approx(peer(*arguments).item(), abs=1e-6)
+    known = truth != VOID
+    assert ours["pixel_accuracy"] == pytest.approx(accuracy_score(truth[known], prediction[known]))
+    with np.errstate(all="ignore"):
+        assert ours["mean_accuracy"] == pytest.approx(balanced_accuracy_score(truth[known], prediction[known]))
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("seed", range(5))
+def test_all_metrics_are_those_of_torchmetrics_and_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    truths = [random.choice([0, 1, 2, 4, 255], (9, 7)).astype(np.uint8) for _ in range(3)]
+    check_against_peers([(np.where((truth == 255) | (random.random(truth.shape) < 0.5), 3, truth).astype(np.uint8), truth) for truth in truths], 6)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_all_metrics_are_those_of_the_peers_on_real_label_maps(voc_root):
+    voc = open_dataset("voc12", voc_root)
+    pairs = []
+    for i in range(12):  # each image's prediction is its truth, moved by some pixels, and the void filled
+        truth = voc.labels(i)
+        pairs.append((np.roll(np.where(truth == VOID, 7, truth), (9, 17), axis=(0, 1)), truth))
+    check_against_peers(pairs, 21)
+
+
+def test_metrics_without_background_worked_by_hand():
+    # truth: 4 background, 2 of class 1, 2 of class 2; one background pixel is called 1, one pixel of 2 is called background
+    truth, prediction = np.array([[0, 0, 0, 0, 1, 1, 2, 2]]), np.array([[1, 0, 0, 0, 1, 1, 0, 2]])
+    found = metrics(confusion(prediction, truth, 3), background=False)
+    assert found == pytest.approx(dict(miou=(2 / 3 + 1 / 2) / 2, pixel_accuracy=3 / 4, mean_accuracy=(1 + 1 / 2) / 2, frequency_weighted_iou=(2 / 3 + 1 / 2) / 2))
+
+
+def test_where_there_is_no_background_label_0_is_no_class_and_void_is_out_of_both_protocols():
+    truth, prediction = np.array([[1, 1, 2, 255]]), np.array([[1, 0, 2, 2]])
+    assert miou([confusion(prediction, truth, 3)], background=False) == pytest.approx(dict(dataset=(1 / 2 + 1) / 2, per_image=(1 / 2 + 1) / 2))
+    # as a class, background would be wrong once in the dataset's mean, and the void would count in the picture's
+    assert miou([confusion(prediction, truth, 3)]) == pytest.approx(dict(dataset=(0 + 1 / 2 + 1) / 3, per_image=(0 + 1 / 2 + 1 / 2) / 3))
+
+
+# --------------------------------------------------------------------------------------------- intervals
+
+
+def of_images(count, seed=0, classes=4):
+    random = np.random.default_rng(seed)
+    counts = []
+    for _ in range(count):
+        truth = random.integers(0, classes, (6, 6))
+        counts.append(confusion(np.where(random.random((6, 6)) < 0.6, truth, 0), truth, classes))
+    return np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]), counts
+
+
+def test_an_interval_is_the_quantiles_of_what_resampled_images_score():
+    """Two images: there are four draws, so that the distribution is known."""
+    found, mious, counts = of_images(2)
+    draws = [miou([counts[i] for i in draw]) for draw in itertools.product(range(2), repeat=2)]
+    intervals = bootstrap(found, mious, resamples=4000)
+    for protocol, (low, high) in intervals.items():
+        values = [draw[protocol] for draw in draws]
+        assert low == pytest.approx(min(values)) and high == pytest.approx(max(values))
+
+
+def test_an_interval_of_a_mean_is_as_wide_as_statistics_say():
+    found, mious, _ = of_images(200)
+    low, high = bootstrap(found, mious, resamples=2000)["per_image"]
+    expected = 2 * 1.96 * mious.std() / np.sqrt(len(mious))
+    assert high - low == pytest.approx(expected, rel=0.1) and low < mious.mean() < high
+
+
+def test_images_without_a_score_have_no_part_in_the_interval():
+    found, mious, _ = of_images(30)
+    alone = bootstrap(np.repeat(found[:1], 30, axis=0), np.where(np.arange(30) < 15, 0.25, np.nan))
+    assert alone["per_image"] == pytest.approx((0.25, 0.25))
+
+
+def test_equal_images_have_an_interval_of_one_point_and_one_seed_gives_one_interval():
+    found, mious, counts = of_images(1)
+    low, high = bootstrap(np.repeat(found, 20, axis=0), np.repeat(mious, 20))["dataset"]
+    assert low == pytest.approx(high) == pytest.approx(miou(counts)["dataset"])
+    many = of_images(20)[:2]
+    assert bootstrap(*many, seed=3) == bootstrap(*many, seed=3) != bootstrap(*many, seed=4)
+
+
+# --------------------------------------------------------------------------------------------- masks apart from names
+
+HALVES = np.array([[0, 0, 1, 1, 2, 2]])
+
+
+def test_hungarian_gives_a_class_one_cluster_where_majority_joins_all():
+    truth = np.array([[5, 5, 5, 5, 0, 0]])
+    assert majority_labels(HALVES, truth).tolist() == [[5, 5, 5, 5, 0, 0]]
+    assert hungarian_labels(HALVES, truth).tolist() in ([[5, 5, 0, 0, 0, 0]], [[0, 0, 5, 5, 0, 0]])
+
+
+def test_hungarian_finds_the_best_of_all_one_to_one_matchings():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        clusters, truth = random.integers(0, 4, (5, 5)), random.choice([0, 1, 2, 255], (5, 5))
+        found = hungarian_labels(clusters, truth)
+        known = truth != 255
+
+        def worth(labels_of_clusters):
+            ious = []
+            for cluster, label in enumerate(labels_of_clusters):
+                ours, theirs = (clusters == cluster) & known, (truth == label) & known
+                ious.append((ours & theirs).sum() / max(1, (ours | theirs).sum()) if label >= 0 else 0)
+            return sum(ious)
+
+        best = max(worth(labels) for labels in set(itertools.permutations([0, 1, 2, -1])))
+        # clusters called 0 are the background's own match or none's; the best of both readings is what was matched
+        given = [int(found[clusters == cluster][0]) if (clusters == cluster).any() else -1 for cluster in range(4)]
+        zeros = [cluster for cluster, label in enumerate(given) if label == 0]
+        readings = [[label if label or cluster == kept else -1 for cluster, label in enumerate(given)] for kept in zeros] or [given]
+        assert max(worth(reading) for reading in readings) == pytest.approx(best)
+
+
+def test_hungarian_gives_void_no_vote():
+    truth = np.array([[255, 255, 255, 1, 2, 2]])
+    assert hungarian_labels(HALVES, truth).tolist() == [[0, 0, 1, 1, 2, 2]]
+
+
+def square(size, place, width=12):
+    labels = np.zeros((size, size), np.uint8)
+    labels[place : place + width, place : place + width] = 3
+    return labels
+
+
+def test_boundaries_that_agree_score_1_whatever_their_names():
+    truth = square(60, 20)
+    assert boundary_f(truth, truth) == boundary_f(np.where(truth == 3, 0, 9), truth) == 1
+    assert boundary_f(np.zeros_like(truth), np.zeros_like(truth)) == 1 and boundary_f(np.zeros_like(truth), truth) == 0
+
+
+def test_a_boundary_within_the_tolerance_is_right_and_beyond_it_wrong():
+    truth, moved = square(400, 100, 80), square(400, 106, 80)  # the diagonal is 566, of which 0.75 % are 4.2 pixels
+    assert boundary_f(square(400, 103, 80), truth) == 1
+    # thick boundaries: of the square's sides, which are 6 pixels off, 5 to the nearer edge, only the ends near crossings count
+    assert boundary_f(moved, truth) < 0.2 and boundary_f(moved, truth, tolerance=0.02) == 1
+
+
+def test_a_boundary_f_worked_by_hand():
+    # the truth has one vertical edge, the prediction that one and another far away: precision 1/2, recall 1
+    truth, ours = np.zeros((40, 200), np.uint8), np.zeros((40, 200), np.uint8)
+    truth[:, 50:] = 1
+    ours[:, 50:] = 1
+    ours[:, 150:] = 2
+    assert boundary_f(ours, truth) == pytest.approx(2 * 0.5 / 1.5)
+
+
+def test_a_boundary_within_the_void_is_right():
+    truth = square(60, 20)
+    outlined = truth.copy()
+    outlined[19:33, 19:33] = np.where(square(60, 21, 10)[19:33, 19:33] == 3, 3, 255)
+    assert boundary_f(truth, outlined) == 1 and np.isnan(boundary_f(truth, np.full_like(truth, 255)))

@@ -1,0 +1,125 @@
+"""Tables and figures over runs: protocols apart, what was told beside every number, the same files from the same runs."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from fsdlib import report
+from fsdlib.datasets import open_dataset
+from fsdlib.evaluation import evaluate
+from fsdlib.recipe import BEST, PAPER
+from fsdlib.scenes import write_scenes
+from fsdlib.segmenters import FreeSegDiff
+
+
+@pytest.fixture(scope="module")
+def folder(mini, tmp_path_factory):
+    """Four runs over five scenes, and one that stopped before its end."""
+    dataset = open_dataset("scenes", write_scenes(tmp_path_factory.mktemp("scenes"), val=5, side=96))
+    folder = tmp_path_factory.mktemp("runs")
+    for recipe in (BEST, PAPER):
+        for mode in ("open", "closed"):
+            evaluate(dataset, FreeSegDiff(mini, recipe.with_changes(vocabulary_mode=mode)), folder / f"{recipe.name}-{mode}")
+    evaluate(dataset, FreeSegDiff(mini, PAPER), folder / "half", shard="0/2", batch_size=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    return report.find_runs(folder)
+
+
+def as_dataset(run, name, tmp_path, **changes):
+    """The same run as if it were of another dataset."""
+    shutil.copytree(run.folder, tmp_path / name)
+    summary = run.summary | dict(dataset=name) | changes
+    (tmp_path / name / "summary.json").write_text(json.dumps(summary))
+    return report.Run(tmp_path / name, summary)
+
+
+def test_finished_runs_are_found_in_one_order(runs):
+    assert [(run.recipe, run.mode) for run in runs] == [("paper", "closed"), ("paper", "open"), ("best", "closed"), ("best", "open")]
+
+
+def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
+    run = as_dataset(runs[0], "voc12", tmp_path, expected=1449, complete=False)
+    for protocol in report.PROTOCOLS:
+        table = report.beside_published([run, *runs], protocol)
+        theirs = pd.read_csv(report.DATA / "published.csv").query("protocol == @protocol")
+        assert set(table.protocol) == {protocol} and list(table.system[:-1]) == list(theirs.system)
+        ours = table.iloc[-1]
+        assert ours.voc21 == pytest.approx(100 * run.summary["miou"][protocol]) and np.isnan(ours.coco_object)
+        assert ours.told == "class list" and ours.presence_from == "caption"
+        assert "never seen a photograph" in ours.note and "5 of 1449 images" in ours.note
+    assert "FreeSeg-Diff" in set(table.system) and table.query("system == 'FreeSeg-Diff'").voc21.item() == 53.3
+
+
+def test_coco_objects_drawn_from_instances_are_told_from_the_maps_of_the_literature(runs, tmp_path):
+    drawn, maps = as_dataset(runs[0], "coco_object", tmp_path), as_dataset(runs[2], "coco_object_maps", tmp_path)
+    table = report.beside_published([drawn, maps], "dataset").set_index("system")
+    assert "drawn from instances" in table.loc["here: paper, closed"].note and "drawn" not in table.loc["here: best, closed"].note
+
+
+def test_all_scores_name_the_vocabulary_and_hold_each_protocol_in_its_own_column(runs):
+    table = report.all_scores(runs)
+    assert list(table.vocabulary) == ["closed", "open", "closed", "open"] and set(table.images) == {"5"}
+    for protocol in report.PROTOCOLS:
+        assert list(table[f"mIoU {protocol}"]) == pytest.approx([100 * run.summary["miou"][protocol] for run in runs])
+
+
+def test_stage_scores_leave_out_what_a_mode_does_not_have(runs):
+    table = report.stage_scores(runs)
+    assert table["candidate recall"].isna().tolist() == [False, True, False, True]
+    assert table["true masks named right"].between(0, 100).all() and table["clusters: majority mIoU"].between(0, 100).all()
+
+
+def test_a_saved_table_is_read_back_from_its_csv_and_its_latex_has_one_decimal(tmp_path):
+    csv, tex = report.save_table(pd.DataFrame([dict(name="a_b", value=1.23456)]), tmp_path / "t", "What it is.")
+    assert pd.read_csv(csv).value.item() == 1.23456
+    assert "1.2" in tex.read_text() and r"a\_b" in tex.read_text() and "What it is." in tex.read_text() and "1.23" not in tex.read_text()
+
+
+def test_the_worst_confusions_are_the_pairs_with_most_pixels(runs):
+    worst = report.worst_confusions(runs[0], 4)
+    assert (worst.truth != worst.prediction).all() and "void" not in set(worst.truth)
+    cells = runs[0].confusion.query("truth != prediction and truth != 'void'")
+    assert worst.pixels.tolist() == sorted(cells.pixels, reverse=True)[:4]
+    first = worst.iloc[0]
+    assert first.share == pytest.approx(first.pixels / runs[0].confusion[runs[0].confusion.truth == first.truth].pixels.sum())
+
+
+def test_best_median_and_worst_are_by_the_images_own_score(runs):
+    three = report.best_median_worst(runs[0], each=1)
+    ordered = runs[0].images.miou.sort_values(ascending=False).tolist()
+    assert three.miou.tolist() == [ordered[0], ordered[2], ordered[4]]
+    assert len(report.best_median_worst(runs[0], each=3)) == 5
+
+
+def test_every_figure_is_drawn_at_a_columns_or_a_pages_width_and_written_twice(runs, tmp_path):
+    report.paper_style()
+    closed = [run for run in runs if run.mode == "closed"]
+    axes = dict(
+        modes=report.show_modes(runs), classes=report.show_classes(closed), confusions=report.show_confusions(closed[0]),
+        number=report.show_by_number(closed), size=report.show_by_size(closed), stages=report.show_stages(runs),
+    )  # fmt: skip
+    for name, ax in axes.items():
+        assert ax.figure.get_figwidth() <= report.PAGE
+        png, pdf = report.save_figure(ax.figure, tmp_path / name)
+        assert Image.open(png).width > 300 and pdf.read_bytes().startswith(b"%PDF")
+    again = report.save_figure(report.show_modes(runs).figure, tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [(tmp_path / f"modes.{ending}").read_bytes() for ending in ("png", "pdf")]
+
+
+def test_runs_without_timings_have_no_figure_of_them(runs, tmp_path):
+    shutil.copytree(runs[0].folder, tmp_path / "run")
+    (tmp_path / "run/timing.json").unlink()
+    assert report.show_stages([report.Run(tmp_path / "run", runs[0].summary)]) is None
+
+
+def test_the_bars_of_classes_are_the_stored_ious(runs):
+    heights = [100 * value for value in runs[0].summary["iou_of_classes"].values() if value is not None]
+    assert sorted(bar.get_height() for bar in report.show_classes(runs[:1]).patches if bar.get_width()) == pytest.approx(sorted(heights))

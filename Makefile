@@ -51,7 +51,7 @@ $(EVALUATIONS): evaluate-%:
 EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(if $(VOCABULARY),-$(VOCABULARY))
 eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= LIMIT=)
 	@mkdir -p $(EVALUATED)
-	$(BIN)/papermill notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
+	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
 		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH))

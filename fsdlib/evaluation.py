@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import label as connected_parts
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fsdlib import scores, summary, words
 from fsdlib.datasets import Dataset

@@ -34,11 +34,11 @@ def overlay(image: np.ndarray, labels: np.ndarray, strength: float = 0.6) -> np.
     return np.where((labels > 0)[..., None], tinted, 0.35 * image + 0.65 * (0.5 * grey + 110)).astype(np.uint8)
 
 
-def show_image(image: np.ndarray, ax=None, title: str = ""):
-    """Draw a picture, (H, W, 3) uint8, without axes."""
+def show_image(image: np.ndarray, ax=None, title: str = "", letters: float = 10):
+    """Draw a picture, (H, W, 3) uint8, without axes; letters: the title's size in points."""
     ax = ax or plt.subplots()[1]
     ax.imshow(image, interpolation="nearest")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=letters)
     ax.axis("off")
     return ax
 
@@ -48,16 +48,18 @@ def show_clusters(clusters: np.ndarray, ax=None, title: str = ""):
     return show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
 
 
-def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax=None, title: str = "", legend: bool = True):
-    """Draw the labelled regions over the picture, with a legend of the names that occur below it."""
+def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax=None, title: str = "", legend: bool = True, letters: float = 9):
+    """Draw the labelled regions over the picture, with a legend of the names that occur below it, in letters of so many points."""
     ax = show_image(overlay(image, labels), ax, title)
     found = [label for label in np.unique(labels) if label not in (0, 255)]
     if legend:
         handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
         if handles:
-            ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(2, len(handles)), frameon=False, handlelength=1, columnspacing=1, fontsize=9)
+            columns = min(2, len(handles)) if letters > 7 else 1  # small letters are for small pictures
+            place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False, handlelength=1, columnspacing=1)
+            ax.legend(handles=handles, fontsize=letters, **place)
         else:
-            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED, fontsize=9)
+            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED, fontsize=letters)
     return ax
 
 
@@ -102,23 +104,31 @@ def show_result(image: np.ndarray, result, figure=None):
     return figure
 
 
-def gallery(images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (), columns: int = 5):
-    """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure."""
+def gallery(
+    images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (),
+    columns: int = 5, width: float | None = None,
+):
+    """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure.
+
+    width: of the figure in inches, 1.9 a column by default; letters shrink with it.
+    """
+    cell = (width or 1.9 * columns) / columns
+    letters = 9 * min(1, max(0.67, cell / 1.9))
     layers = ("picture", "ground truth", "named masks") if len(truths) else ("picture", "named masks")
     rows = -(-len(images) // columns)
-    figure = plt.figure(figsize=(1.9 * columns, rows * (1.9 * len(layers) + 0.55)), layout="constrained")
+    figure = plt.figure(figsize=(cell * columns, rows * (cell * len(layers) + 0.061 * letters)), layout="constrained")
     for row, part in enumerate(figure.subfigures(rows, 1, squeeze=False)[:, 0]):
         axes = part.subplots(len(layers), columns, squeeze=False)
         for ax in axes.flat:
             ax.axis("off")
         for layer, text in enumerate(layers):
-            axes[layer, 0].text(-0.04, 0.5, text, transform=axes[layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
+            axes[layer, 0].text(-0.04, 0.5, text, transform=axes[layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=letters)
         for number in range(row * columns, min((row + 1) * columns, len(images))):
             column = axes[:, number % columns]
-            show_image(images[number], column[0], titles[number] if len(titles) else "")
+            show_image(images[number], column[0], titles[number] if len(titles) else "", letters * 10 / 9)
             if len(truths):
                 show_overlay(images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False)
-            show_overlay(images[number], predictions[number], names, column[-1])
+            show_overlay(images[number], predictions[number], names, column[-1], letters=letters)
     return figure
 
 

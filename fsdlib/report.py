@@ -93,11 +93,11 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     """
     theirs = published().query("protocol == @protocol")
     rows = [
-        dict(
-            system=row.system, models=row.models, told="class list" if row.class_list_given == "yes" else "nothing",
-            presence_from=row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"),
-            training_free=row.training_free, protocol=protocol, **{name: getattr(row, name) for name in BENCHMARKS}, note=row.source,
-        )
+        {
+            "system": row.system, "models": row.models, "told": "class list" if row.class_list_given == "yes" else "nothing",
+            "presence from": row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"), "training-free": row.training_free,
+            "protocol": protocol, **{name: getattr(row, name) for name in BENCHMARKS}, "note": row.source,
+        }
         for row in theirs.itertuples()
     ]  # fmt: skip
     ours: dict[tuple, dict] = {}
@@ -108,10 +108,11 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             known = NOTHING_KNOWN.get(run.summary["models"])
             row = ours.setdefault(
                 key,
-                dict(
-                    system=f"here: {run.title}", models=run.summary["models"], told=MODES[run.mode], presence_from="caption" if run.mode == "closed" else "",
-                    training_free="yes", protocol=protocol, **dict.fromkeys(BENCHMARKS, np.nan), note=[known] if known else [],
-                ),
+                {
+                    "system": f"here: {run.title}", "models": run.summary["models"], "told": MODES[run.mode],
+                    "presence from": "caption" if run.mode == "closed" else "", "training-free": "yes", "protocol": protocol,
+                    **dict.fromkeys(BENCHMARKS, np.nan), "note": [known] if known else [],
+                },
             )  # fmt: skip
             row[column] = 100 * run.summary["miou"][protocol]
             if run.summary["dataset"] == "coco_object":
@@ -293,12 +294,16 @@ def show_stages(runs: Sequence[Run]):
 
 
 def best_median_worst(run: Run, each: int = 3) -> pd.DataFrame:
-    """The images with the best, the middle and the worst mIoU, `each` of each, best first; ties in the order of their ids."""
+    """The images with the best, the middle and the worst mIoU, `each` of each, best first, with their `place`; ties in the order of their ids.
+
+    Where there are too few images for that, all of them.
+    """
     order = run.images.dropna(subset="miou").sort_values(["miou", "id"], ascending=[False, True]).reset_index(drop=True)
-    if len(order) <= 3 * each:
-        return order
+    if len(order) < 3 * each:
+        return order.assign(place=[f"{number + 1} of {len(order)}" for number in range(len(order))])
     middle = (len(order) - each) // 2
-    return pd.concat([order[:each], order[middle : middle + each], order[-each:]]).reset_index(drop=True)
+    found = pd.concat([order[:each], order[middle : middle + each], order[-each:]]).reset_index(drop=True)
+    return found.assign(place=[place for place in ("best", "median", "worst") for _ in range(each)])
 
 
 def read_labels(path: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 
 from fsdlib.project import NOTEBOOKS
+from fsdlib.scenes import scene_of_split
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 WALK = [path for path in ALL if "01" <= path.stem[:2] <= "07"]
@@ -122,6 +123,25 @@ def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
     assert set(summary["miou"]) == {"dataset", "per_image"} and all(0 <= value <= 1 for value in summary["miou"].values())
     assert len(list((tmp_path / "run" / "labels").glob("*.png"))) == 3
     assert any("mIoU, dataset" in output.get("text", "") for cell in first.cells if cell.cell_type == "code" for output in cell.outputs)
+
+
+def test_papermill_evaluates_pictures_of_ones_own_without_masks(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for number in range(2):
+        Image.fromarray(scene_of_split("val", number).image).save(tmp_path / "mine" / f"{number}.png")
+    (tmp_path / "mine" / "classes.txt").write_text("elephant\ncake\ntree\ndog\n")
+    execute("20_evaluate", tmp_path, dataset="folder", root=str(tmp_path / "mine"), vocabulary="given", output=str(tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["images"] == 2 and summary["miou"] is None and summary["vocabulary_mode"] == "given"
+    assert "elephant" in (tmp_path / "run" / "images.csv").read_text()
+
+
+def test_papermill_reports_on_runs_that_it_is_shown(tmp_path):
+    for recipe in ("paper", "best"):
+        execute("20_evaluate", tmp_path, recipe=recipe, limit=4, output=str(tmp_path / "runs" / recipe))
+    execute("30_report", tmp_path, runs=str(tmp_path / "runs"), output=str(tmp_path / "report"))
+    written = {path.name for path in (tmp_path / "report").rglob("*.*")}
+    assert {"scores.csv", "scores.tex", "published_dataset.csv", "published_per_image.tex", "classes.pdf", "gallery.png", "stages.pdf"} <= written
 
 
 def test_a_parameter_a_notebook_lacks_is_known_before_a_run():

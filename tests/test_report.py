@@ -53,7 +53,7 @@ def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
         assert set(table.protocol) == {protocol} and list(table.system[:-1]) == list(theirs.system)
         ours = table.iloc[-1]
         assert ours.voc21 == pytest.approx(100 * run.summary["miou"][protocol]) and np.isnan(ours.coco_object)
-        assert ours.told == "class list" and ours.presence_from == "caption"
+        assert ours.told == "class list" and ours["presence from"] == "caption"
         assert "never seen a photograph" in ours.note and "5 of 1449 images" in ours.note
     assert "FreeSeg-Diff" in set(table.system) and table.query("system == 'FreeSeg-Diff'").voc21.item() == 53.3
 
@@ -96,7 +96,8 @@ def test_best_median_and_worst_are_by_the_images_own_score(runs):
     three = report.best_median_worst(runs[0], each=1)
     ordered = runs[0].images.miou.sort_values(ascending=False).tolist()
     assert three.miou.tolist() == [ordered[0], ordered[2], ordered[4]]
-    assert len(report.best_median_worst(runs[0], each=3)) == 5
+    assert list(three.place) == ["best", "median", "worst"]
+    assert list(report.best_median_worst(runs[0], each=3).place) == [f"{number} of 5" for number in range(1, 6)]
 
 
 def test_every_figure_is_drawn_at_a_columns_or_a_pages_width_and_written_twice(runs, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from torchmetrics import JaccardIndex
+from torchmetrics import ConfusionMatrix, JaccardIndex
 
 from fsdlib.datasets import open_dataset
 from fsdlib.scores import (
@@ -136,6 +136,8 @@ def check_against_peers(pairs, classes):
     prediction = np.concatenate([prediction.ravel() for prediction, _ in pairs]).astype(int)
     ours = metrics(np.sum([confusion(prediction, truth, classes) for prediction, truth in pairs], axis=0))
     arguments = torch.from_numpy(prediction), torch.from_numpy(truth.astype(int))
+    peer = ConfusionMatrix(task="multiclass", num_classes=classes, ignore_index=VOID)(*arguments)
+    assert (np.sum([confusion(*pair, classes) for pair in pairs], axis=0)[:-1] == peer.numpy()).all()
     for name, average in (("miou", "macro"), ("frequency_weighted_iou", "weighted")):
         peer = JaccardIndex(task="multiclass", num_classes=classes, ignore_index=VOID, average=average)
         assert ours[name] == pytest.approx(peer(*arguments).item(), abs=1e-6)
@@ -167,7 +169,8 @@ def test_metrics_without_background_worked_by_hand():
     # truth: 4 background, 2 of class 1, 2 of class 2; one background pixel is called 1, one pixel of 2 is called background
     truth, prediction = np.array([[0, 0, 0, 0, 1, 1, 2, 2]]), np.array([[1, 0, 0, 0, 1, 1, 0, 2]])
     found = metrics(confusion(prediction, truth, 3), background=False)
-    assert found == pytest.approx(dict(miou=(2 / 3 + 1 / 2) / 2, pixel_accuracy=3 / 4, mean_accuracy=(1 + 1 / 2) / 2, frequency_weighted_iou=(2 / 3 + 1 / 2) / 2))
+    mean_iou = (2 / 3 + 1 / 2) / 2
+    assert found == pytest.approx(dict(miou=mean_iou, pixel_accuracy=3 / 4, mean_accuracy=(1 + 1 / 2) / 2, frequency_weighted_iou=mean_iou))
 
 
 def test_where_there_is_no_background_label_0_is_no_class_and_void_is_out_of_both_protocols():

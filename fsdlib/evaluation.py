@@ -14,8 +14,8 @@ import hashlib
 import io
 import json
 import re
-import resource
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,8 +46,12 @@ class EvaluationFailed(RuntimeError):
 def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict:
     """All that a run's results depend on, the stages' own source included, and the hash of it."""
     own = b"".join(Path(module.__file__).read_bytes() for module in (scores, summary)) + Path(__file__).read_bytes()
-    content = dict(dataset=dataset.name, split=dataset.split, files=dataset.fingerprint, seed=seed, scoring=hashlib.sha256(own).hexdigest())
-    content |= segmenter.configuration()
+    known = dataset.vocabulary
+    classes = json.dumps([known.names, known.synonyms, known.background]).encode()
+    content = dict(
+        dataset=dataset.name, split=dataset.split, files=dataset.fingerprint, class_list=hashlib.sha256(classes).hexdigest(), seed=seed,
+        scoring=hashlib.sha256(own).hexdigest(), **segmenter.configuration(),
+    )  # fmt: skip
     return content | dict(hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
 
@@ -69,13 +73,15 @@ def evaluate(
     part, parts = _shard(shard)
     if engine not in ("local", "ray"):
         raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    if settings.get("vocabulary_mode") == "oracle" and not dataset.has_labels:
+        raise ValueError(f"vocabulary_mode 'oracle' is told the classes truly present, which {dataset.name!r} has no masks to say: take another mode")
     _claim(folder, settings, replace)
 
     wanted = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    done, running = set(), np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
+    done, failures, running = set(), 0, np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
     for i in wanted:
         row = read_row(folder, dataset.ids[i], settings["hash"])
-        if row is not None and "failed" not in row:
+        if row is not None and "failed" not in row and (folder / "labels" / f"{dataset.ids[i]}.png").exists():
             done.add(i)
             running += dense(row.get("counts", ()), len(dataset.vocabulary))
     batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(wanted), batch_size)][part::parts]
@@ -89,9 +95,10 @@ def evaluate(
             for note in notes:
                 tqdm.write(note)
             for row in rows:
+                failures += "failed" in row
                 running += dense(row.get("counts", ()), len(dataset.vocabulary))
-            if running.any():
-                bar.set_postfix_str(f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} %", refresh=False)
+            so_far = [f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} %"] if running.any() else []
+            bar.set_postfix_str(", ".join(so_far + ([f"{failures} failed"] if failures else [])), refresh=False)
             bar.update(len(rows))
 
     run = gather(folder, dataset, wanted, settings)
@@ -256,7 +263,12 @@ def _palette_png(labels: np.ndarray, palette: bytes) -> bytes:
 
 def _memory() -> dict[str, int]:
     """The most that this process has held so far, in MiB: of main memory, and of the GPU's where there is one."""
-    main = dict(memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    try:
+        import resource  # Unix only, and nothing else here is
+    except ImportError:
+        main = {}
+    else:
+        main = dict(memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10))
     return main | (dict(gpu_memory_mib=torch.cuda.max_memory_allocated() // 2**20, gpu=torch.cuda.get_device_name()) if torch.cuda.is_available() else {})
 
 

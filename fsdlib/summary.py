@@ -156,14 +156,15 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
             failed[row["id"]] = row["failed"]
             continue
         totals.add(row)
-        timings.add(json.loads((folder / "timings" / f"{row['id']}.json").read_text()))
+        timings.add(folder / "timings" / f"{row['id']}.json")
         table.append(dict(id=row["id"]) | _of_image(row, totals) | dict(found=", ".join(row["found"]), caption=row["caption"]))
         objects += _of_objects(row, vocabulary, totals)
         for name, (taken_for, similarity) in row["mapping"].items():
             mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
 
     summary = settings | dict(
-        images=len(table), expected=dataset.expected, complete=not missing and len(table) == dataset.expected, failed=failed, classes=len(vocabulary),
+        images=len(table), expected=dataset.expected, failed=failed,
+        complete=not missing and len(table) == (dataset.expected or len(dataset)), classes=len(vocabulary),
         background=vocabulary.background, **_without_nan(totals.summary(vocabulary.names, settings["seed"])),
         versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch", "scikit-learn", "numpy")},
     )  # fmt: skip
@@ -210,7 +211,11 @@ class Timings:
     def __init__(self):
         self.images, self.seconds, self.most, self.batches, self.gpu = 0, {}, {}, set(), None
 
-    def add(self, timing: dict) -> None:
+    def add(self, path: Path) -> None:
+        """Take an image's timings, where they were kept."""
+        if not path.exists():
+            return
+        timing = json.loads(path.read_text())
         self.images += 1
         self.batches.add(timing["batch"])
         self.gpu = timing.get("gpu", self.gpu)

@@ -126,7 +126,7 @@ def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini
 def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper):
     before = contents(run.folder)
     (run.folder / "images" / "val_000001.json").unlink()
-    (run.folder / "labels" / "val_000001.png").unlink()
+    (run.folder / "labels" / "val_000002.png").unlink()
     (run.folder / "summary.json").unlink()
     evaluate(dataset, paper, run.folder, batch_size=2)
     assert contents(run.folder) == before
@@ -177,6 +177,14 @@ def test_a_shard_that_makes_no_sense_is_refused(shard, dataset, paper, tmp_path)
         evaluate(dataset, paper, tmp_path, shard=shard)
 
 
+def test_oracle_needs_masks(mini, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "a.png")
+    mine = open_dataset("folder", tmp_path / "pictures", classes=["cat", "dog"])
+    with pytest.raises(ValueError, match="no masks to say"):
+        evaluate(mine, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode="oracle")), tmp_path / "run")
+
+
 def test_an_unknown_engine_is_refused(dataset, paper, tmp_path):
     with pytest.raises(ValueError, match="local or ray"):
         evaluate(dataset, paper, tmp_path, engine="spark")
@@ -208,7 +216,7 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
         evaluate(damaged, paper, tmp_path / "run", batch_size=2)
     picture.write_bytes(whole)
     mended = evaluate(damaged, paper, tmp_path / "run", batch_size=2)
-    assert mended.summary["failed"] == {} and mended.summary["images"] == SCENES
+    assert mended.summary["failed"] == {} and mended.summary["images"] == SCENES and mended.summary["complete"]
     assert agreement(run, mended, dataset.ids) > 0.999  # val_000003 ran alone
 
 
@@ -268,7 +276,7 @@ def test_a_class_list_without_background_leaves_no_pixel_unnamed_by_a_merging_re
 # --------------------------------------------------------------------------------------------- size
 
 TINY = """
-import json, resource, sys
+import resource, sys
 import numpy as np
 from dataclasses import dataclass
 from fsdlib.datasets import Dataset
@@ -306,7 +314,7 @@ def peak():
 
 count, folder = int(sys.argv[1]), sys.argv[2]
 vocabulary = Vocabulary.of([f"class {k}" for k in range(20)])
-dataset = Numbers("numbers", Path("."), "val", vocabulary, tuple(f"{i:06d}" for i in range(count)), **json.loads(sys.argv[3]))
+dataset = Numbers("numbers", Path("."), "val", vocabulary, tuple(f"{i:06d}" for i in range(count)), pictures=(), masks=(Path("m"),), lookup=None)
 before = peak()
 run = evaluate(dataset, Noise(), folder, batch_size=100)
 print(run.summary["images"], peak() - before)
@@ -316,7 +324,7 @@ print(run.summary["images"], peak() - before)
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path):
     """20,000 tiny images through everything but the models, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", TINY, "20000", str(tmp_path), "{}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", TINY, "20000", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
     images, grown = done.stdout.split()
     assert int(images) == 20000 and float(grown) < 1024
 

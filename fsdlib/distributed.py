@@ -7,6 +7,7 @@ project installed at the same version. A worker that is killed is started anew a
 """
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -41,8 +42,8 @@ def on_ray(arguments: tuple, work: list[tuple[list[int], list[int]]], workers: i
     with _cluster(ray, workers):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # the run has its own
-        gpus = ray.cluster_resources().get("GPU", 0)
-        share = min(1.0, gpus / workers) if gpus else 0
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        share = 1 / math.ceil(workers / gpus) if gpus else 0  # a whole number of actors on each GPU, so that all find room
         items = ray.data.from_items([dict(work=json.dumps(piece)) for piece in work], override_num_blocks=len(work))
         results = items.map(Actor, fn_constructor_args=(arguments,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=share)
         for row in results.iter_rows():

@@ -318,7 +318,8 @@ def needs(cache: Path | str, root: Path | str, models: str = "sd14", images: int
     times its number of images.
     """
     rows = [_offline(cache, "measure_evaluation", models, recipe, str(root), images, size) for recipe in RECIPES for size in batch_sizes]
-    return dict(models=models, dataset="voc12", images_measured=images, images=rows[0].pop("images"), threads=rows[0]["threads"], settings=rows, note=NOISE)
+    common = {key: [row.pop(key) for row in rows][0] for key in ("images", "threads")}
+    return dict(models=models, dataset="voc12", images_measured=images, **common, settings=rows, note=NOISE)
 
 
 def _offline(cache: Path | str, function: str, *arguments) -> dict:

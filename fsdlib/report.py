@@ -161,7 +161,7 @@ def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
     content = json.loads(path.read_text())
     rows = [
         {
-            "models": content["models"], "recipe": row["recipe"], "images a batch": row["batch_size"], "CPU threads": row["threads"],
+            "models": content["models"], "recipe": row["recipe"], "images a batch": row["batch_size"], "CPU threads": content["threads"],
             **{f"{stage} (s)": row["seconds_an_image"][stage] for stage in STAGES},
             f"{content['images']} images (h)": row["hours_in_all"], "memory (GiB)": row["peak_memory_gib"],
         }

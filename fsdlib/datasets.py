@@ -500,11 +500,11 @@ DATASETS = {
 
 
 def _overview() -> str:
-    lines = [f"{'name':<13} {'classes':<17} {'val':>5}  {'to fetch':<15} terms"]
+    lines = [f"{'name':<17} {'classes':<17} {'val':>5}  {'to fetch':<15} terms"]
     for name, benchmark in DATASETS.items():
         classes = "your own" if benchmark.classes is None else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
         sizes = " + ".join(archive.size for archive in benchmark.archives) or "-"
-        lines.append(f"{name:<13} {classes:<17} {benchmark.splits.get('val', '-'):>5}  {sizes:<15} {benchmark.terms}")
+        lines.append(f"{name:<17} {classes:<17} {benchmark.splits.get('val', '-'):>5}  {sizes:<15} {benchmark.terms}")
     return "\n".join(lines)
 
 

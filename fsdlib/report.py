@@ -183,7 +183,7 @@ def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list
 def paper_style() -> None:
     """Letters and lines as small as a paper's; text stays text in the PDF."""
     sns.set_theme(context="paper", style="ticks", font_scale=0.85)
-    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 300, "legend.frameon": False, "axes.titlesize": "medium"})
+    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "legend.frameon": False, "axes.titlesize": "medium"})
 
 
 def save_figure(figure, stem: Path | str) -> list[Path]:

@@ -118,17 +118,19 @@ def bootstrap(
     """Percentile intervals of both protocols' mIoU over resampled images: {"dataset": (low, high), "per_image": (low, high)}.
 
     of_images: (N, 3, classes), `areas` of each image; image_mious: (N,), nan where an image has none. Images are drawn with
-    replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws.
+    replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws. A class that no drawn image
+    holds keeps its IoU over all images: left out, rare classes, which are often the worst, would lift the mean of the draws.
     """
     random, count = np.random.default_rng(seed), len(of_images)
     known, values = ~np.isnan(image_mious), np.nan_to_num(image_mious)
     first = 0 if background else 1
+    over_all = iou_of_areas(of_images.sum(axis=0, dtype=np.int64))[first:]
     flat = of_images.reshape(count, -1).astype(np.float64)
     found: dict[str, list[float]] = dict(dataset=[], per_image=[])
     for start in range(0, resamples, 50):  # in portions, so that memory does not grow with the number of resamples
         times = random.multinomial(count, np.full(count, 1 / count), size=min(50, resamples - start)).astype(np.float64)
         iou = iou_of_areas((times @ flat).reshape(len(times), *of_images.shape[1:]))[:, first:]
-        found["dataset"] += [mean(row) for row in iou]
+        found["dataset"] += [mean(row) for row in np.where(np.isnan(iou), over_all, iou)]
         found["per_image"] += (times @ values / np.maximum(times @ known, 1)).tolist()
     tails = [(1 - level) / 2, (1 + level) / 2]
     return {protocol: tuple(map(float, np.nanquantile(values, tails))) for protocol, values in found.items()}

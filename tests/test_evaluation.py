@@ -138,7 +138,8 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset,
         "from fsdlib.recipe import PAPER; from fsdlib.segmenters import FreeSegDiff;"
         f"evaluate(open_dataset('scenes', {str(dataset.root)!r}), FreeSegDiff(ModelSet('mini', 'cpu'), PAPER), {str(tmp_path)!r}, batch_size=2)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
+    elsewhere = os.environ | dict(OMP_NUM_THREADS="2")  # a machine that would use more threads: a worker uses as many as it is told
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=elsewhere, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("images/val*.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

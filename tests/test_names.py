@@ -3,7 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fsdlib.names import assign_best, assign_one_cluster_per_class, encode_names, pooled_patches, score, score_masks, score_vectors, views
+from fsdlib.names import (
+    assign_best, assign_one_cluster_per_class, encode_names, nearest_classes, pooled_patches, score, score_masks, score_vectors, views,
+)  # fmt: skip
+from fsdlib.vocabulary import Vocabulary
 
 # --------------------------------------------------------------------------------------------------------- views
 
@@ -174,3 +177,34 @@ def test_merged_masks_take_their_best_name_and_may_share_one():
 def test_a_mask_whose_best_name_is_below_the_threshold_is_background():
     scores = np.float32([[0.5, 0.3], [0.2, 0.15], [0.19, 0.1]])
     assert assign_best(scores, [0, 1], threshold=0.2).tolist() == [0, 0, -1]
+
+
+# -------------------------------------------------------------------------------------------------- free names
+
+
+class Compass:
+    """A CLIP whose texts are directions in the plane, in degrees."""
+
+    DEGREES = dict(cat=0, kitten=40, dog=90, puppy=50, wall=180, brick=170, background=270, animal=46)
+
+    def encode_text(self, texts):
+        angles = np.radians([self.DEGREES[text] for text in texts])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+PETS = Vocabulary(("background", "cat", "dog"), (("background",), ("cat", "kitten"), ("dog", "puppy")))
+
+
+def test_a_free_name_means_the_class_with_the_nearest_way_to_say_it():
+    found = nearest_classes(["animal", "kitten", "brick"], PETS, Compass(), ["wall"])
+    assert {name: label for name, (label, _) in found.items()} == dict(animal=2, kitten=1, brick=0)  # animal: 4 degrees from puppy, 6 from kitten
+    assert found["animal"][1] == pytest.approx(np.cos(np.radians(4))) and found["kitten"][1] == pytest.approx(1)
+
+
+def test_without_background_every_free_name_means_a_class():
+    bare = Vocabulary(PETS.names, PETS.synonyms, background=False)
+    assert nearest_classes(["brick"], bare, Compass(), ["wall"])["brick"][0] == 2 and nearest_classes([], bare, Compass()) == {}
+
+
+def test_a_name_that_is_both_a_class_and_of_the_background_means_the_class():
+    assert nearest_classes(["dog"], PETS, Compass(), ["dog", "wall"])["dog"][0] == 2

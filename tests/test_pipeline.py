@@ -111,6 +111,42 @@ def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_ca
     assert {result.texts[a] for a in result.assigned if a >= 0} <= set(own)
 
 
+def test_a_given_class_list_lets_a_mask_have_any_class_and_takes_the_number_of_clusters_from_the_caption(mini, scene, vocabulary):
+    recipe = PAPER.with_changes(vocabulary_mode="given", cluster_choice="candidates", clusters=2)
+    result = segment(scene.image, mini, recipe, vocabulary)
+    assert result.texts == vocabulary.names[1:]
+    kept = {c.label for c in result.candidates if c.kept}
+    assert len(result.masks) == len(kept) + 2
+    best = result.scores.argmax(axis=1)  # one cluster a class, so of clusters with the same best class one has it
+    assert set(result.assigned[result.assigned >= 0]) >= set(best)
+
+
+def test_oracle_finds_nothing_but_what_it_is_told(mini, scene, vocabulary):
+    recipe = PAPER.with_changes(vocabulary_mode="oracle")
+    told = [vocabulary.names.index("pizza")]
+    assert segment(scene.image, mini, recipe, vocabulary, present=told).found == ("pizza",)
+    assert segment(scene.image, mini, recipe, vocabulary, present=[]).found == ()
+
+
+def test_a_vocabulary_mode_without_what_it_needs_says_so(mini, scene, vocabulary):
+    with pytest.raises(ValueError, match="pass present"):
+        segment(scene.image, mini, PAPER.with_changes(vocabulary_mode="oracle"), vocabulary)
+    for mode in ("given", "oracle"):
+        with pytest.raises(ValueError, match="pass a vocabulary"):
+            segment(scene.image, mini, PAPER.with_changes(vocabulary_mode=mode))
+
+
+def test_without_background_no_name_stands_for_it_and_every_pixel_of_a_named_mask_has_a_name(mini, scene, vocabulary):
+    bare = Vocabulary(vocabulary.names, vocabulary.synonyms, background=False)
+    result = segment(scene.image, mini, BEST.with_changes(vocabulary_mode="given"), bare)
+    assert result.texts == vocabulary.names[1:] and (result.labels > 0).all()
+
+
+def test_every_stage_has_its_seconds(result):
+    assert set(result.seconds) == {"caption", "features", "words", "clusters", "names", "refinement"} and min(result.seconds.values()) > 0
+    assert "seconds" not in result.as_dict()
+
+
 def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, scene, tmp_path):
     result = segment(scene.image, mini, PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5))  # the prompt and one word, "a"
     assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()

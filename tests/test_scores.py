@@ -202,6 +202,13 @@ def test_an_interval_is_the_quantiles_of_what_resampled_images_score():
         assert low == pytest.approx(min(values)) and high == pytest.approx(max(values))
 
 
+def test_rare_classes_that_no_draw_holds_do_not_lift_the_interval():
+    # each image has a class of its own, all wrong but the common one: without them the mean would be higher in every draw
+    counts = [confusion(np.array([[0, 0]]), np.array([[0, label]]), 11) for label in range(1, 11)]
+    low, high = bootstrap(np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]))["dataset"]
+    assert low == pytest.approx(high) == pytest.approx(miou(counts)["dataset"])
+
+
 def test_an_interval_of_a_mean_is_as_wide_as_statistics_say():
     found, mious, _ = of_images(200)
     low, high = bootstrap(found, mious, resamples=2000)["per_image"]

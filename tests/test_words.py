@@ -6,7 +6,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from fsdlib.project import MINI
 from fsdlib.vocabulary import Vocabulary
-from fsdlib.words import Word, candidates, class_encodings, correlation_distance, open_names, present, words
+from fsdlib.words import Word, candidates, class_encodings, correlation_distance, open_names, present, spoken_classes, words
 
 
 def told(caption):
@@ -129,6 +129,21 @@ def test_candidates_on_the_embedded_models_are_those_of_scipy_and_transformers(m
     assert [c.label for c in found] == (distances.argmin(axis=1) + 1).tolist()
     assert np.allclose([c.distance for c in found], distances.min(axis=1), atol=1e-5)
     assert [c.kept for c in found] == (distances.min(axis=1) <= distances.min(axis=1).mean()).tolist()
+
+
+@pytest.mark.parametrize(
+    "sentence, spoken",
+    [
+        ("two women and a puppy beside a hot dog", {"person", "dog", "hot dog"}),
+        ("a photo of knives, buses and mice", {"knife", "bus", "mouse"}),
+        ("a catalogue of dogma", set()),
+        ("a hot dog", {"hot dog"}),
+    ],
+)
+def test_classes_are_spoken_of_by_any_form_and_the_longest_one_first(sentence, spoken):
+    forms = dict(person=("woman",), dog=("puppy",), **{"hot dog": ()}, knife=(), bus=(), mouse=(), cat=())
+    listed = Vocabulary(("background", *forms), (("background",), *((name, *others) for name, others in forms.items())))
+    assert spoken_classes(sentence, listed) == spoken
 
 
 def test_correlation_distance_is_scipys():

@@ -49,12 +49,12 @@ $(EVALUATIONS): evaluate-%:
 
 # shards of one run share its folder, but each has a notebook of its own
 EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(if $(VOCABULARY),-$(VOCABULARY))
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= LIMIT=)
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
 	@mkdir -p $(EVALUATED)
 	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
 		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
-		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH))
+		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
 
 report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (15 minutes)
 	@mkdir -p reports/executed

@@ -89,7 +89,8 @@ def published() -> pd.DataFrame:
 def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     """mIoU in percent under one protocol on the benchmarks with published figures: the published systems, then ours.
 
-    A run over a part of a split, or with models that know no photographs, says so in `note`.
+    A run over a part of a split, or with models that know no photographs, says so in `note`. The last row is what an empty
+    label map, which names nothing, scores on the same images.
     """
     theirs = published().query("protocol == @protocol")
     rows = [
@@ -100,7 +101,7 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
         }
         for row in theirs.itertuples()
     ]  # fmt: skip
-    ours: dict[tuple, dict] = {}
+    ours, empty = {}, {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:
@@ -119,11 +120,14 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
                 row["note"].append("coco_object drawn from instances")
             if not run.summary["complete"]:
                 row["note"].append(f"{column}: {run.whole} images")
+            empty[column] = 100 * run.summary["empty"][protocol]
+    if empty:
+        ours["empty"] = {"system": "an empty label map", "protocol": protocol, **empty, "note": ["on the images of the runs above"]}
     return pd.DataFrame(rows + [row | dict(note="; ".join(row["note"])) for row in ours.values()])
 
 
 def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every score of every run, in percent, one row a run; each protocol's mIoU has its own column and interval (95 %)."""
+    """Every score of every run, in percent, one row a run; each protocol's mIoU has its own columns: the score, its interval (95 %), an empty label map's."""
     rows = []
     for run in runs:
         s = run.summary
@@ -131,6 +135,7 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
         for protocol in PROTOCOLS:
             low, high = s["intervals"][protocol]
             row |= {f"mIoU {protocol}": 100 * s["miou"][protocol], f"interval {protocol}": f"{100 * low:.1f} to {100 * high:.1f}"}
+            row |= {f"empty {protocol}": 100 * s["empty"][protocol]}
         main, without = s.get("with_background", s["without_background"]), s["without_background"]
         row |= {
             "mIoU dataset, no background": 100 * without["miou"], "mIoU per_image, no background": 100 * without["per_image_miou"],

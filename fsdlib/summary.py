@@ -75,6 +75,7 @@ class Totals:
         self.areas: list[np.ndarray] = []
         self.mious: list[float] = []
         self.foreground_mious: list[float] = []
+        self.empty_mious: list[float] = []
         self.named = self.named_right = 0
         self.spoken = np.zeros(3, int)  # classes said and present, said, present
         self.candidates = np.zeros(3, int)
@@ -92,6 +93,7 @@ class Totals:
         self.areas.append(scores.areas(counts).astype(np.int32))
         self.mious.append(scores.mean(ious))
         self.foreground_mious.append(scores.mean(ious[1:]))
+        self.empty_mious.append(scores.image_miou(_emptied(counts), self.background))
         for name, quality in row["masks"].items():
             for how in MATCHINGS:
                 for truth, prediction, pixels in quality[how]:
@@ -122,6 +124,7 @@ class Totals:
         return dict(
             miou=dict(dataset=main["miou"], per_image=main["per_image_miou"]),
             intervals=main["intervals"],
+            empty=dict(dataset=scores.mean(scores.dataset_iou([_emptied(self.confusion)], self.background)), per_image=scores.mean(self.empty_mious)),
             **found,
             iou_of_classes=dict(zip(names, of_classes.tolist())),
             masks={
@@ -136,6 +139,13 @@ class Totals:
                 if tally[2]
             },
         )
+
+
+def _emptied(counts: np.ndarray) -> np.ndarray:
+    """The confusion count of an empty label map, which names nothing: what any method has to beat."""
+    empty = np.zeros_like(counts)
+    empty[:, 0] = counts.sum(axis=1)
+    return empty
 
 
 def _share(part: int, whole: int) -> float:

@@ -344,4 +344,5 @@ def test_another_method_is_measured_by_the_same_run(dataset, tmp_path):
     run = evaluate(dataset, Background(), tmp_path)
     background = np.mean([(dataset.labels(i)[dataset.labels(i) != VOID] == 0).mean() for i in range(SCENES)])
     assert run.summary["with_background"]["pixel_accuracy"] == pytest.approx(background, abs=0.02)
+    assert run.summary["empty"] == pytest.approx(run.summary["miou"])  # every summary says what finding nothing would score
     assert run.summary["without_background"]["miou"] == 0

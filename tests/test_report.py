@@ -50,8 +50,9 @@ def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
     for protocol in report.PROTOCOLS:
         table = report.beside_published([run, *runs], protocol)
         theirs = pd.read_csv(report.DATA / "published.csv").query("protocol == @protocol")
-        assert set(table.protocol) == {protocol} and list(table.system[:-1]) == list(theirs.system)
-        ours = table.iloc[-1]
+        assert set(table.protocol) == {protocol} and list(table.system[:-2]) == list(theirs.system)
+        ours, empty = table.iloc[-2], table.iloc[-1]
+        assert empty.voc21 == pytest.approx(100 * run.summary["empty"][protocol]) and 0 < empty.voc21 < 60
         assert ours.voc21 == pytest.approx(100 * run.summary["miou"][protocol]) and np.isnan(ours.coco_object)
         assert ours.told == "class list" and ours["presence from"] == "caption"
         assert "never seen a photograph" in ours.note and "5 of 1449 images" in ours.note

@@ -35,7 +35,7 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
 	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
-	@echo "figures:"; find reports -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
+	@echo "figures:"; find reports/quickstart $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
 	@echo "numbers: reports/embedded.json, reports/runs/*/summary.json"
 
 quickstart:

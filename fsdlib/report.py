@@ -13,6 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from fsdlib.project import DATA, REPORTS, write_atomically
@@ -51,7 +53,7 @@ class Run:
     def whole(self) -> str:
         """How many images it is over, of how many."""
         images, expected = self.summary["images"], self.summary["expected"]
-        return f"{images}" if expected in (None, images) else f"{images} of {expected}"
+        return f"{images}" if self.summary["complete"] else f"{images} of {expected}" if expected else f"first {images}"
 
     @property
     def timing(self) -> dict | None:
@@ -72,10 +74,18 @@ class Run:
 
 
 def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
-    """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode."""
+    """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode.
+
+    Of runs of one configuration only the one over most images counts: the others are parts of it.
+    """
     found = [Run(path.parent, json.loads(path.read_text())) for path in sorted(Path(folder).glob("*/summary.json"))]
     found = [run for run in found if run.summary.get("miou") and "recipe" in run.summary]
-    return sorted(found, key=lambda run: (run.summary["dataset"], run.summary["models"], run.recipe != "paper", run.recipe, list(MODES).index(run.mode)))
+    largest = {run.summary["hash"]: run for run in sorted(found, key=lambda run: run.summary["images"])}
+
+    def place(run: Run) -> tuple:
+        return run.summary["dataset"], run.summary["models"], run.recipe != "paper", run.recipe, list(MODES).index(run.mode)
+
+    return sorted(largest.values(), key=place)
 
 
 def published() -> pd.DataFrame:
@@ -175,6 +185,12 @@ def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
+    """A table as a notebook shows it: rounded, in small letters, empty where nothing is known; the same table gives the same HTML."""
+    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="").hide()
+    return HTML(style.set_table_attributes('style="font-size: 72%"').to_html())
+
+
 def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list[Path]:
     """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths."""
     stem = Path(stem)
@@ -188,7 +204,7 @@ def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list
 def paper_style() -> None:
     """Letters and lines as small as a paper's; text stays text in the PDF."""
     sns.set_theme(context="paper", style="ticks", font_scale=0.85)
-    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "legend.frameon": False, "axes.titlesize": "medium"})
+    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 130, "savefig.dpi": 200, "legend.frameon": False, "axes.titlesize": "medium"})
 
 
 def save_figure(figure, stem: Path | str) -> list[Path]:

@@ -18,13 +18,14 @@ from fsdlib.segmenters import FreeSegDiff
 
 @pytest.fixture(scope="module")
 def folder(mini, tmp_path_factory):
-    """Four runs over five scenes, and one that stopped before its end."""
+    """Four runs over five scenes, one that stopped before its end, and one over a part of what another is over."""
     dataset = open_dataset("scenes", write_scenes(tmp_path_factory.mktemp("scenes"), val=5, side=96))
     folder = tmp_path_factory.mktemp("runs")
     for recipe in (BEST, PAPER):
         for mode in ("open", "closed"):
             evaluate(dataset, FreeSegDiff(mini, recipe.with_changes(vocabulary_mode=mode)), folder / f"{recipe.name}-{mode}")
     evaluate(dataset, FreeSegDiff(mini, PAPER), folder / "half", shard="0/2", batch_size=2)
+    evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode="closed")), folder / "a-part", limit=2)
     return folder
 
 
@@ -39,6 +40,13 @@ def as_dataset(run, name, tmp_path, **changes):
     summary = run.summary | dict(dataset=name) | changes
     (tmp_path / name / "summary.json").write_text(json.dumps(summary))
     return report.Run(tmp_path / name, summary)
+
+
+def test_a_part_of_a_split_is_called_one(runs, tmp_path):
+    part, whole = dict(complete=False, images=2), dict(complete=True, images=5)
+    run = runs[0]
+    told = [report.Run(run.folder, run.summary | part), report.Run(run.folder, run.summary | part | dict(expected=9)), report.Run(run.folder, run.summary | whole)]
+    assert [run.whole for run in told] == ["first 2", "2 of 9", "5"]
 
 
 def test_finished_runs_are_found_in_one_order(runs):

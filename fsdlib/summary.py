@@ -153,7 +153,10 @@ def _share(part: int, whole: int) -> float:
 
 
 def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Evaluation:
-    """Everything that follows from the rows of the `wanted` images; the files are written where all of them are there."""
+    """Everything that follows from the rows of the `wanted` images.
+
+    The files are written where all of those are there, but never over a summary of this configuration that is over more images.
+    """
     vocabulary = dataset.vocabulary
     totals, table, objects, mapping, failed, timings = Totals(len(vocabulary), vocabulary.background), [], [], {}, {}, Timings()
     missing = 0
@@ -179,7 +182,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch", "scikit-learn", "numpy")},
     )  # fmt: skip
     frames = dict(images=pd.DataFrame(table), objects=pd.DataFrame(objects, columns=["id", "class", "share", "iou"]))
-    if not missing:
+    if not missing and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
         named = [*vocabulary.names, "void"]
         cells = [dict(truth=named[row], prediction=named[column], pixels=pixels) for row, column, pixels in sparse(totals.confusion)]
         free = [dict(name=name, taken_for=label, similarity=similarity, images=count) for name, (label, similarity, count) in mapping.items()]
@@ -192,6 +195,13 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         for leftover in folder.glob("*/.*"):  # what a killed process was writing
             leftover.unlink(missing_ok=True)
     return Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
+
+
+def _is_over_more(path: Path, digest: str, images: int) -> bool:
+    if not path.exists():
+        return False
+    stored = json.loads(path.read_text())
+    return stored["hash"] == digest and stored["images"] + len(stored["failed"]) > images
 
 
 def _of_image(row: dict, totals: Totals) -> dict:

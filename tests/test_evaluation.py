@@ -166,6 +166,12 @@ def test_a_run_over_the_first_images_leaves_what_the_whole_run_would(run, datase
     assert contents(tmp_path) == contents(run.folder)
 
 
+def test_a_look_at_the_first_images_of_a_finished_run_leaves_it_as_it_is(run, dataset, paper):
+    before = contents(run.folder)
+    look = evaluate(dataset, paper, run.folder, limit=2, batch_size=2)
+    assert look.summary["images"] == 2 and look.finished and contents(run.folder) == before
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_batch_size_gives_the_same_label_maps(size, run, dataset, paper, tmp_path):
     other = evaluate(dataset, paper, tmp_path, batch_size=size)

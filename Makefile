@@ -56,7 +56,7 @@ eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=.
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
 
-report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (15 minutes)
+report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (10 minutes)
 	@mkdir -p reports/executed
 	@$(MAKE) --no-print-directory scenes
 	@$(MAKE) --no-print-directory -j2 $(EVALUATIONS)

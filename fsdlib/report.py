@@ -15,9 +15,9 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
-from PIL import Image
 
 from fsdlib.project import DATA, REPORTS, write_atomically
+from fsdlib.summary import PARTITIONS, stored_labels
 
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
 PROTOCOLS = ("dataset", "per_image")
@@ -59,6 +59,10 @@ class Run:
     def timing(self) -> dict | None:
         path = self.folder / "timing.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def prediction(self, image_id: str) -> np.ndarray | None:
+        """The label map of one image, (H, W) uint8, or None: label maps stay where their run was made."""
+        return stored_labels(self.folder, image_id)
 
     @cached_property
     def images(self) -> pd.DataFrame:
@@ -105,7 +109,8 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     theirs = published().query("protocol == @protocol")
     rows = [
         {
-            "system": row.system, "models": row.models, "told": "class list" if row.class_list_given == "yes" else "nothing",
+            "system": row.system, "models": row.models, "vocabulary": "given" if row.presence_predicted == "no" else "closed",
+            "told": "class list" if row.class_list_given == "yes" else "nothing",
             "presence from": row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"), "training-free": row.training_free,
             "protocol": protocol, **{name: getattr(row, name) for name in BENCHMARKS}, "note": row.source,
         }
@@ -120,7 +125,7 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             row = ours.setdefault(
                 key,
                 {
-                    "system": f"here: {run.title}", "models": run.summary["models"], "told": MODES[run.mode],
+                    "system": f"here: {run.recipe}", "models": run.summary["models"], "vocabulary": run.mode, "told": MODES[run.mode],
                     "presence from": "caption" if run.mode == "closed" else "", "training-free": "yes", "protocol": protocol,
                     **dict.fromkeys(BENCHMARKS, np.nan), "note": [known] if known else [],
                 },
@@ -164,7 +169,7 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
         row = dict(dataset=s["dataset"], models=s["models"], recipe=run.recipe, vocabulary=run.mode)
         row |= {"caption recall": s["caption"]["spoken"]["recall"], "candidate recall": s["caption"].get("candidates", {}).get("recall")}
         row |= {"candidate precision": s["caption"].get("candidates", {}).get("precision")}
-        for name in ("clusters", "painted"):
+        for name in PARTITIONS:
             row |= {f"{name}: {key.replace('_', ' ').replace('miou', 'mIoU').replace(' f', ' F')}": value for key, value in s["masks"][name].items()}
         row |= {"true masks named right": s["naming"]["accuracy"]}
         rows.append({key: 100 * value if isinstance(value, float) else value for key, value in row.items()})
@@ -251,18 +256,20 @@ def show_classes(runs: Sequence[Run]):
 
 def worst_confusions(run: Run, count: int = 12) -> pd.DataFrame:
     """The pairs of classes with most pixels confused between them, void out: truth, prediction, pixels, share of the truth's pixels."""
+    return _shares(run).query("truth != prediction").nlargest(count, "pixels").reset_index(drop=True)
+
+
+def _shares(run: Run) -> pd.DataFrame:
+    """The confusion's cells without void, each with its share of the truth's pixels."""
     cells = run.confusion.query("truth != 'void'")
-    cells = cells.assign(share=cells.pixels / cells.groupby("truth").pixels.transform("sum"))
-    return cells.query("truth != prediction").nlargest(count, "pixels").reset_index(drop=True)
+    return cells.assign(share=cells.pixels / cells.groupby("truth").pixels.transform("sum"))
 
 
 def show_confusions(run: Run, count: int = 12):
     """The confusion matrix of the classes in the worst confusions, each row as shares of all the truth's pixels; returns the axes."""
     worst = worst_confusions(run, count)
     order = [name for name in run.summary["iou_of_classes"] if name in set(worst.truth) | set(worst.prediction)]
-    cells = run.confusion.query("truth != 'void'")
-    shares = cells.assign(share=100 * cells.pixels / cells.groupby("truth").pixels.transform("sum")).pivot(index="truth", columns="prediction", values="share")
-    shares = shares.reindex(index=order, columns=order).fillna(0)
+    shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(index=order, columns=order).fillna(0)
     ax = plt.subplots(figsize=(PAGE * 0.62, PAGE * 0.5), layout="constrained")[1]
     digits = shares.map(lambda value: f"{value:.0f}" if value >= 1 else "")
     bar = dict(label="% of the class's pixels", shrink=0.8)
@@ -325,11 +332,6 @@ def best_median_worst(run: Run, each: int = 3) -> pd.DataFrame:
     middle = (len(order) - each) // 2
     found = pd.concat([order[:each], order[middle : middle + each], order[-each:]]).reset_index(drop=True)
     return found.assign(place=[place for place in ("best", "median", "worst") for _ in range(each)])
-
-
-def read_labels(path: Path) -> np.ndarray:
-    """A stored label map, (H, W) uint8."""
-    return np.asarray(Image.open(path))
 
 
 def _colours(names: Sequence[str]) -> dict[str, tuple]:

@@ -37,7 +37,13 @@ class Evaluation:
 
     def prediction(self, image_id: str) -> np.ndarray:
         """The stored label map of one image, (H, W) uint8."""
-        return np.asarray(Image.open(self.folder / "labels" / f"{image_id}.png"))
+        return stored_labels(self.folder, image_id)
+
+
+def stored_labels(folder: Path, image_id: str) -> np.ndarray | None:
+    """The label map that a run keeps of an image, (H, W) uint8, or None where it has none."""
+    path = folder / "labels" / f"{image_id}.png"
+    return np.asarray(Image.open(path)) if path.exists() else None
 
 
 def read_row(folder: Path, image_id: str, digest: str) -> dict | None:
@@ -79,16 +85,9 @@ class Totals:
         self.named = self.named_right = 0
         self.spoken = np.zeros(3, int)  # classes said and present, said, present
         self.candidates = np.zeros(3, int)
-        self.images = 0
 
-    def add(self, row: dict) -> None:
-        if "failed" in row:
-            return
-        self.images += 1
-        if "counts" not in row:
-            return
-        counts = dense(row["counts"], self.classes)
-        ious = scores.image_iou(counts, self.background)
+    def add(self, row: dict, counts: np.ndarray, ious: np.ndarray) -> None:
+        """Take a row with its confusion count and its classes' IoU."""
         self.confusion += counts
         self.areas.append(scores.areas(counts).astype(np.int32))
         self.mious.append(scores.mean(ious))
@@ -110,14 +109,10 @@ class Totals:
         if not self.areas:
             return dict(miou=None)
         areas, mious, foreground = np.stack(self.areas), np.array(self.mious), np.array(self.foreground_mious)
-        protocols = {
-            "with_background": (self.background, mious),
-            "without_background": (False, foreground),
-        }
+        kinds = ([("with_background", True, mious)] if self.background else []) + [("without_background", False, foreground)]
         found = {
             name: scores.metrics(self.confusion, counted) | dict(per_image_miou=scores.mean(values), intervals=scores.bootstrap(areas, values, counted, seed))
-            for name, (counted, values) in protocols.items()
-            if counted or name == "without_background"
+            for name, counted, values in kinds
         }
         main = found["with_background" if self.background else "without_background"]
         of_classes = scores.dataset_iou([self.confusion], self.background)
@@ -168,10 +163,15 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         if "failed" in row:
             failed[row["id"]] = row["failed"]
             continue
-        totals.add(row)
+        scored = {}
+        if "counts" in row:
+            counts = dense(row["counts"], len(vocabulary))
+            ious = scores.image_iou(counts, vocabulary.background)
+            totals.add(row, counts, ious)
+            scored = _of_image(row, ious, vocabulary)
+            objects += _of_objects(row, counts, ious, vocabulary)
         timings.add(folder / "timings" / f"{row['id']}.json")
-        table.append(dict(id=row["id"]) | _of_image(row, totals) | dict(found=", ".join(row["found"]), caption=row["caption"]))
-        objects += _of_objects(row, vocabulary, totals)
+        table.append(dict(id=row["id"]) | scored | dict(found=", ".join(row["found"]), caption=row["caption"]))
         for name, (taken_for, similarity) in row["mapping"].items():
             mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
 
@@ -204,25 +204,20 @@ def _is_over_more(path: Path, digest: str, images: int) -> bool:
     return stored["hash"] == digest and stored["images"] + len(stored["failed"]) > images
 
 
-def _of_image(row: dict, totals: Totals) -> dict:
-    """The scores of the row that `totals` took last."""
-    if "counts" not in row:
-        return {}
-    matched = scores.dataset_iou([dense(row["masks"]["clusters"]["majority"], totals.classes)], totals.background)
+def _of_image(row: dict, ious: np.ndarray, vocabulary: Vocabulary) -> dict:
+    """An image's own scores, for its row of the table."""
+    matched = scores.dataset_iou([dense(row["masks"]["clusters"]["majority"], len(vocabulary))], vocabulary.background)
     return dict(
-        miou=totals.mious[-1], matched_miou=scores.mean(matched), boundary_f=totals.boundary["painted"][-1], classes=len(row["present"]),
+        miou=scores.mean(ious), matched_miou=scores.mean(matched), boundary_f=row["masks"]["painted"]["boundary_f"], classes=len(row["present"]),
         regions=row["regions"], present=", ".join(row["present"]),
     )  # fmt: skip
 
 
-def _of_objects(row: dict, vocabulary: Vocabulary, totals: Totals) -> list[dict]:
+def _of_objects(row: dict, counts: np.ndarray, ious: np.ndarray, vocabulary: Vocabulary) -> list[dict]:
     """One row for each class in the image's truth: its share of the image's pixels, and its IoU."""
-    if "counts" not in row:
-        return []
-    counts = dense(row["counts"], totals.classes)
-    share, iou = counts[:-1].sum(axis=1) / counts.sum(), scores.image_iou(counts, totals.background)
+    share = counts[:-1].sum(axis=1) / counts.sum()
     present = [vocabulary.names.index(name) for name in row["present"]]
-    return [{"id": row["id"], "class": vocabulary.names[label], "share": float(share[label]), "iou": float(iou[label])} for label in present]
+    return [{"id": row["id"], "class": vocabulary.names[label], "share": float(share[label]), "iou": float(ious[label])} for label in present]
 
 
 class Timings:

@@ -54,3 +54,14 @@ def _photographs(folder, name):
     if not (data / folder).is_dir():
         pytest.skip(f"no {name} pictures: set FSD_TEST_DATA to a folder that holds {folder}")
     return data / folder
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """A function from a run's folder to every file's bytes, but for what stages took."""
+
+    def read(folder):
+        files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "timing.json" and path.parent.name != "timings")
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    return read

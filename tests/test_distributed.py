@@ -27,19 +27,10 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def local(dataset, tmp_path_factory):
+def local(dataset, tmp_path_factory, contents):
     folder = tmp_path_factory.mktemp("runs") / "local"
     evaluate(dataset, METHOD, folder, batch_size=2)
     return contents(folder)
-
-
-def contents(folder):
-    """Every file's bytes, but for what stages took."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "timing.json" and path.parent.name != "timings"
-    }
 
 
 def actors():
@@ -55,12 +46,12 @@ def actors():
     return found
 
 
-def test_two_actors_make_the_same_bytes_as_one_process(dataset, local, tmp_path):
+def test_two_actors_make_the_same_bytes_as_one_process(dataset, local, tmp_path, contents):
     evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray", workers=2)
     assert contents(tmp_path) == local
 
 
-def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path):
+def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path, contents):
     killed = []
 
     def kill_one_when_a_result_is_there():
@@ -79,7 +70,7 @@ def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path):
     assert killed and contents(tmp_path) == local
 
 
-def test_a_finished_run_starts_no_cluster(dataset, local, tmp_path, monkeypatch):
+def test_a_finished_run_starts_no_cluster(dataset, local, tmp_path, monkeypatch, contents):
     evaluate(dataset, METHOD, tmp_path, batch_size=2)
     monkeypatch.setattr("ray.init", None)
     evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray")

@@ -42,16 +42,6 @@ def run(dataset, paper, tmp_path_factory):
     return evaluate(dataset, paper, tmp_path_factory.mktemp("runs") / "paper", batch_size=2)
 
 
-def contents(folder):
-    """Every file's bytes, but for what stages took."""
-    timings = ("timing.json",)
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in timings and path.parent.name != "timings"
-    }
-
-
 def agreement(run, other, ids):
     return np.mean([(run.prediction(i) == other.prediction(i)).mean() for i in ids])
 
@@ -123,7 +113,7 @@ def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini
 # --------------------------------------------------------------------------------------------- the same bytes
 
 
-def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper):
+def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper, contents):
     before = contents(run.folder)
     (run.folder / "images" / "val_000001.json").unlink()
     (run.folder / "labels" / "val_000002.png").unlink()
@@ -132,7 +122,7 @@ def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper):
     assert contents(run.folder) == before
 
 
-def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path):
+def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path, contents):
     program = (
         "import sys; from fsdlib.datasets import open_dataset; from fsdlib.evaluation import evaluate; from fsdlib.models import ModelSet;"
         "from fsdlib.recipe import PAPER; from fsdlib.segmenters import FreeSegDiff;"
@@ -152,21 +142,21 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset,
     assert contents(tmp_path) == contents(run.folder)
 
 
-def test_shards_in_any_order_make_the_same_bytes_as_one_run(run, dataset, paper, tmp_path):
+def test_shards_in_any_order_make_the_same_bytes_as_one_run(run, dataset, paper, tmp_path, contents):
     part = evaluate(dataset, paper, tmp_path, batch_size=2, shard="1/2")
     assert not part.finished and list(part.table.id) == ["val_000002", "val_000003"] and not (tmp_path / "summary.json").exists()
     whole = evaluate(dataset, paper, tmp_path, batch_size=2, shard="0/2")
     assert whole.finished and contents(tmp_path) == contents(run.folder)
 
 
-def test_a_run_over_the_first_images_leaves_what_the_whole_run_would(run, dataset, paper, tmp_path):
+def test_a_run_over_the_first_images_leaves_what_the_whole_run_would(run, dataset, paper, tmp_path, contents):
     first = evaluate(dataset, paper, tmp_path, limit=3, batch_size=2)
     assert first.summary["images"] == 3 and not first.summary["complete"]
     evaluate(dataset, paper, tmp_path, batch_size=2)
     assert contents(tmp_path) == contents(run.folder)
 
 
-def test_a_look_at_the_first_images_of_a_finished_run_leaves_it_as_it_is(run, dataset, paper):
+def test_a_look_at_the_first_images_of_a_finished_run_leaves_it_as_it_is(run, dataset, paper, contents):
     before = contents(run.folder)
     look = evaluate(dataset, paper, run.folder, limit=2, batch_size=2)
     assert look.summary["images"] == 2 and look.finished and contents(run.folder) == before

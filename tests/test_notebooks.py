@@ -117,12 +117,14 @@ def test_papermill_walks_with_other_parameters(name, tmp_path):
 
 
 def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
-    first = execute("20_evaluate", tmp_path, recipe="best", limit=3, batch_size=2, output=str(tmp_path / "run"))
+    first = execute("20_evaluate", tmp_path, recipe="best", vocabulary="open", limit=3, batch_size=2, output=str(tmp_path / "run"))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["images"] == 3 and summary["recipe"]["name"] == "best"
+    assert summary["images"] == 3 and summary["recipe"]["name"].startswith("best") and summary["vocabulary_mode"] == "open"
     assert set(summary["miou"]) == {"dataset", "per_image"} and all(0 <= value <= 1 for value in summary["miou"].values())
     assert len(list((tmp_path / "run" / "labels").glob("*.png"))) == 3
-    assert any("mIoU, dataset" in output.get("text", "") for cell in first.cells if cell.cell_type == "code" for output in cell.outputs)
+    outputs = [output for cell in first.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("mIoU, dataset" in output.get("text", "") for output in outputs)
+    assert any("taken_for" in output.get("data", {}).get("text/plain", "") for output in outputs)  # what each free name was taken for is shown
 
 
 def test_papermill_evaluates_pictures_of_ones_own_without_masks(tmp_path):

@@ -33,7 +33,7 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@$(MAKE) --no-print-directory scenes
 	@echo "running the notebooks (a few minutes on two cores) ..."
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
-	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.embedded $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.world.reached $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports/quickstart $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
 	@echo "numbers: reports/embedded.json, reports/runs/*/summary.json"
@@ -74,10 +74,10 @@ notebooks: .venv/installed ## execute the notebooks in place, as they are commit
 	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.clear_notebook_metadata=False \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' $(or $(ONLY),notebooks/*.ipynb)
-	@$(BIN)/python -m fsdlib.book --index
+	@$(BIN)/python notebooks/book.py --index
 
 book: .venv/installed ## the walk as web pages that open without a server: reports/book/index.html
-	@$(BIN)/python -m fsdlib.book
+	@$(BIN)/python notebooks/book.py
 
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
@@ -86,14 +86,14 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP))
 
 scenes: .venv/installed ## write the scenes' val split to data/scenes
-	@$(ONE) $(BIN)/python -m fsdlib.scenes
+	@$(ONE) $(BIN)/python -m fsdlib.world.scenes
 
 train: .venv/installed ## train the mini models anew (about three hours of one core; resumes)
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
 
 style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
-	$(BIN)/python -m fsdlib.embedded --style twemoji --share $(or $(SHARE),1)
+	$(BIN)/python -m fsdlib.world.reached --style twemoji --share $(or $(SHARE),1)
 
 rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory (VOC=.../VOC2012: of a whole evaluation)
-	$(BIN)/python -m fsdlib.rehearsal --cache data/rehearsal-cache $(if $(VOC),--voc $(VOC),--run)
+	$(BIN)/python -m fsdlib.world.rehearsal --cache data/rehearsal-cache $(if $(VOC),--voc $(VOC),--run)

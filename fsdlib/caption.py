@@ -11,7 +11,12 @@ from fsdlib.models import Captioner
 
 @torch.no_grad()
 def caption(
-    images: Sequence[np.ndarray], captioner: Captioner, prompt: str = "a picture of ", beams: int = 3, min_tokens: int = 10, max_tokens: int = 30
+    images: Sequence[np.ndarray],
+    captioner: Captioner,
+    prompt: str = "a picture of ",
+    beams: int = 3,
+    min_tokens: int = 10,
+    max_tokens: int = 30,
 ) -> list[str]:
     """One caption an image by beam search, without the prompt, in lower case.
 
@@ -20,6 +25,8 @@ def caption(
     pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in images]
     inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
     inputs = inputs.to(captioner.model.device, captioner.model.dtype)
-    tokens = captioner.model.generate(**inputs, num_beams=beams, min_length=min_tokens, max_length=max_tokens, do_sample=False)
+    tokens = captioner.model.generate(
+        **inputs, num_beams=beams, min_length=min_tokens, max_length=max_tokens, do_sample=False
+    )
     sentences = captioner.processor.batch_decode(tokens, skip_special_tokens=True)
     return [" ".join(sentence.lower().removeprefix(prompt.strip().lower()).split()) for sentence in sentences]

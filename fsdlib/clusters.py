@@ -7,7 +7,9 @@ from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
 from sklearn.metrics import silhouette_score
 
 
-def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10, power: float = 10) -> np.ndarray:
+def cluster(
+    features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10, power: float = 10
+) -> np.ndarray:
     """Group the positions of (C, h, w) features into `count` clusters: (h, w) uint8, numbered from 0.
 
     method: "kmeans" (k-means++, Euclidean, the best of `restarts`), "agglomerative" (Ward, which needs no seed) or
@@ -27,7 +29,9 @@ def cluster(features: np.ndarray, count: int, seed: int, method: str = "kmeans",
         spectral = SpectralClustering(count, affinity="precomputed", n_init=restarts, random_state=seed % 2**32)
         labels = spectral.fit_predict(affinity(features, power)) if count > 1 else np.zeros(len(positions))
     else:
-        raise ValueError(f"no clustering into a given number is called {method!r}: choose kmeans, agglomerative or spectral")
+        raise ValueError(
+            f"no clustering into a given number is called {method!r}: choose kmeans, agglomerative or spectral"
+        )
     return labels.reshape(height, width).astype(np.uint8)
 
 
@@ -81,7 +85,9 @@ def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 
     thresholds and where more than 256 segments come out.
     """
     if not 0 < threshold < 1:
-        raise ValueError(f"the threshold of a normalised cut is {threshold}: it lies between 0 and 1, the value at which even equal positions are cut apart")
+        raise ValueError(
+            f"the threshold of a normalised cut is {threshold}: it lies between 0 and 1, the value at which even equal positions are cut apart"
+        )
     affinities = affinity(features, power)
     waiting, segments = [np.arange(len(affinities))], []
     while waiting:
@@ -92,7 +98,9 @@ def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 
         else:
             segments.append(part)
     if len(segments) > 256:  # their numbers are uint8
-        raise ValueError(f"a threshold of {threshold} cuts the features into {len(segments)} segments, more than 256: lower it")
+        raise ValueError(
+            f"a threshold of {threshold} cuts the features into {len(segments)} segments, more than 256: lower it"
+        )
     labels = np.zeros(len(affinities), np.uint8)
     for number, segment in enumerate(sorted(segments, key=min)):
         labels[segment] = number
@@ -105,7 +113,9 @@ def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
     features: (C, h, w); clusters: (h, w) integers, of any method.
     """
     positions, labels = features.reshape(len(features), -1).T.astype(np.float64), clusters.ravel()
-    return float(sum(((positions[labels == k] - positions[labels == k].mean(axis=0)) ** 2).sum() for k in np.unique(labels)))
+    return float(
+        sum(((positions[labels == k] - positions[labels == k].mean(axis=0)) ** 2).sum() for k in np.unique(labels))
+    )
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:

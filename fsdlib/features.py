@@ -20,7 +20,12 @@ from PIL import Image
 
 from fsdlib.models import Diffusion
 
-_KINDS = {ResnetBlock2D: "residual", Transformer2DModel: "attention", Downsample2D: "downsampling", Upsample2D: "upsampling"}
+_KINDS = {
+    ResnetBlock2D: "residual",
+    Transformer2DModel: "attention",
+    Downsample2D: "downsampling",
+    Upsample2D: "upsampling",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Layer:
     @property
     def block(self) -> str:
         """The part of the UNet that it belongs to, as the UNet itself calls it: conv_in, down_blocks.0, mid_block, ..."""
-        first, second = (self.module.split(".") + [""])[:2]
+        first, second = ([*self.module.split("."), ""])[:2]
         return f"{first}.{second}" if second.isdigit() else first
 
 
@@ -92,7 +97,9 @@ def anatomy(configuration: Mapping) -> list[Layer]:
     return passed
 
 
-def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks: str = "all", grid: int | None = 16) -> list[Tap]:
+def find_taps(
+    diffusion: Diffusion, kind: str = "cross_attention_query", blocks: str = "all", grid: int | None = 16
+) -> list[Tap]:
     """The taps of a kind, in the order the UNet reaches them.
 
     kind: "cross_attention_query" (attn2's query projection) or "self_attention_output" (attn1's output). blocks: "all"
@@ -103,12 +110,14 @@ def find_taps(diffusion: Diffusion, kind: str = "cross_attention_query", blocks:
     """
     endings = {"cross_attention_query": "attn2.to_q", "self_attention_output": "attn1"}
     if kind not in endings or blocks not in ("all", "encoder_last", "decoder_last"):
-        raise ValueError(f"no taps of kind {kind!r} in blocks {blocks!r}: kinds are {', '.join(endings)}; blocks are all, encoder_last, decoder_last")
+        raise ValueError(
+            f"no taps of kind {kind!r} in blocks {blocks!r}: kinds are {', '.join(endings)}; blocks are all, encoder_last, decoder_last"
+        )
     config = diffusion.unet.config
     depth = len(config.block_out_channels)
     found: dict[str, Tap] = {}  # by attention block, so that a later transformer layer replaces an earlier one
-    for name, module in diffusion.unet.named_modules():
-        part, number = (name.split(".") + [""])[:2]
+    for name, _module in diffusion.unet.named_modules():
+        part, number = ([*name.split("."), ""])[:2]
         if name.endswith(endings[kind]) and part in ("down_blocks", "up_blocks"):
             halvings = int(number) if part == "down_blocks" else depth - 1 - int(number)
             found[name.split(".transformer_blocks")[0]] = Tap(name, config.sample_size // 2**halvings)
@@ -128,7 +137,10 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
     images: (H, W, 3) uint8 RGB of any sizes, squashed to the model's square (the aspect ratio is not kept).
     """
     side = diffusion.side
-    squashed = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32) for image in images]
+    squashed = [
+        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+        for image in images
+    ]
     pixels = torch.from_numpy(np.stack(squashed) / 127.5 - 1).permute(0, 3, 1, 2)
     posterior = diffusion.encoder.encode(pixels.to(diffusion.device, diffusion.encoder.dtype)).latent_dist
     noise = _noise([image_seed(image, "latent", seed) for image in images], posterior.mean.shape[1:])
@@ -150,7 +162,9 @@ def noised(latent: np.ndarray, diffusion: Diffusion, seeds: Sequence[int], times
     latent: (N, 4, h, w) float32 as `latents` returns, and so is what comes back; timestep: 0 to 999.
     """
     clean = torch.from_numpy(latent)
-    return diffusion.scheduler.add_noise(clean, _noise(seeds, clean.shape[1:]), torch.full((len(latent),), timestep)).numpy()
+    return diffusion.scheduler.add_noise(
+        clean, _noise(seeds, clean.shape[1:]), torch.full((len(latent),), timestep)
+    ).numpy()
 
 
 @torch.no_grad()
@@ -173,7 +187,9 @@ def features(
     steps = torch.full((len(latent),), timestep, device=diffusion.device)
     for sample in range(noise_samples):
         sample_seeds = [(seed + sample) % 2**32 for seed in seeds]
-        passed = torch.from_numpy(noised(latent, diffusion, sample_seeds, timestep)).to(diffusion.device, diffusion.unet.dtype)
+        passed = torch.from_numpy(noised(latent, diffusion, sample_seeds, timestep)).to(
+            diffusion.device, diffusion.unet.dtype
+        )
         with _tapped(diffusion.unet, taps, to_the_end) as outputs:
             try:
                 diffusion.unet(passed, steps, **diffusion.condition(prompt, len(latent)))
@@ -223,7 +239,9 @@ def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -
     """
     resized = []
     for array in maps:
-        tensor = F.interpolate(torch.from_numpy(array)[None], size=(grid, grid), mode="bilinear", align_corners=False)[0]
+        tensor = F.interpolate(torch.from_numpy(array)[None], size=(grid, grid), mode="bilinear", align_corners=False)[
+            0
+        ]
         resized.append(F.normalize(tensor, dim=0) if normalise else tensor)
     return torch.cat(resized).numpy()
 
@@ -237,7 +255,9 @@ def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, pr
     at every position. Raises ValueError for other taps. (Attention: arXiv 1706.03762, section 3.2.)
     """
     if not tap.module.endswith("attn2.to_q"):
-        raise ValueError(f"{tap.module} is no query of cross-attention: take taps of find_taps(kind='cross_attention_query')")
+        raise ValueError(
+            f"{tap.module} is no query of cross-attention: take taps of find_taps(kind='cross_attention_query')"
+        )
     attention = diffusion.unet.get_submodule(tap.module.removesuffix(".to_q"))
     key = attention.to_k(diffusion.condition(prompt, 1)["encoder_hidden_states"])[0].float().cpu()
     query = torch.from_numpy(queries).flatten(2).unflatten(1, (attention.heads, -1))  # image, head, channel, position

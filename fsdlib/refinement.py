@@ -71,7 +71,11 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
 
 
 def refine_pamr(
-    image: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24), threshold: float = 0.5
+    image: np.ndarray,
+    masks: np.ndarray,
+    iterations: int = 10,
+    dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
+    threshold: float = 0.5,
 ) -> np.ndarray:
     """Each mask refined by pixel-adaptive mask refinement, PAMR: (K, H, W) bool (Araslanov and Roth, arXiv 2005.08104, section 3.3).
 
@@ -81,7 +85,9 @@ def refine_pamr(
     return pamr(pamr_weights(image, dilations), masks, iterations, dilations) > threshold
 
 
-def pamr(weights: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)) -> np.ndarray:
+def pamr(
+    weights: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
+) -> np.ndarray:
     """Masks as PAMR's weighted means leave them, (K, H, W) float32, 0 to 1; weights: from `pamr_weights` of the same dilations."""
     soft = masks.astype(np.float32)
     for _ in range(iterations):
@@ -97,7 +103,9 @@ def pamr_weights(image: np.ndarray, dilations: Sequence[int] = (1, 2, 4, 8, 12, 
     """
     channels = np.moveaxis(image, 2, 0).astype(np.float32)
     around = np.stack(list(_neighbours(channels, dilations)))
-    deviation = np.concatenate([around, np.stack([channels] * len(dilations))]).std(axis=0, ddof=1)  # each dilation's nine pixels
+    deviation = np.concatenate([around, np.stack([channels] * len(dilations))]).std(
+        axis=0, ddof=1
+    )  # each dilation's nine pixels
     affinity = -(np.abs(around - channels) / np.maximum(_PAMR_SHARPNESS * deviation, 1e-6)).mean(axis=1)
     return softmax(affinity, axis=0)
 

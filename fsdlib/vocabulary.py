@@ -27,15 +27,23 @@ class Vocabulary:
 
     def __post_init__(self):
         if not self.names or self.names[0] != "background":
-            raise ValueError(f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first")
+            raise ValueError(
+                f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first"
+            )
         if len(self.names) != len(self.synonyms):
-            raise ValueError(f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list")
+            raise ValueError(
+                f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list"
+            )
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}")
+            raise ValueError(
+                f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}"
+            )
         if len(self.names) > VOID:
             raise ValueError(f"{len(self.names)} labels do not fit below {VOID}, which is void: use fewer classes")
         if self.colours is not None and len(self.colours) != len(self.names):
-            raise ValueError(f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any")
+            raise ValueError(
+                f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any"
+            )
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Vocabulary":
@@ -50,7 +58,9 @@ class Vocabulary:
         try:
             colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]
         except ValueError as error:
-            raise ValueError(f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)") from error
+            raise ValueError(
+                f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)"
+            ) from error
         return cls(
             tuple(row["name"] for row in rows),
             tuple((row["name"], *filter(None, (row.get("synonyms") or "").split(";"))) for row in rows),
@@ -77,7 +87,9 @@ def class_rows(path: Path | str) -> list[dict[str, str]]:
         found = list(reader)
     by_index = {row["index"]: row for row in found if row["name"]}
     if by_index.keys() != {str(index) for index in range(len(found))}:
-        raise ValueError(f"the indices in {path} are not 0, 1, 2, ..., each with a name: number the classes without gaps")
+        raise ValueError(
+            f"the indices in {path} are not 0, 1, 2, ..., each with a name: number the classes without gaps"
+        )
     return [by_index[str(index)] for index in range(len(found))]
 
 
@@ -87,14 +99,23 @@ def palette() -> bytes:
     colours = np.zeros((256, 3), np.uint8)
     for place in range(8):
         for channel in range(3):
-            colours[:, channel] |= ((labels >> (3 * place + channel)) & 1) << (7 - place) if 3 * place + channel < 8 else 0
+            colours[:, channel] |= (
+                ((labels >> (3 * place + channel)) & 1) << (7 - place) if 3 * place + channel < 8 else 0
+            )
     return colours.tobytes()
 
 
 _IRREGULAR = {
-    "person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives",
-    "sheep": "sheep", "fish": "fish", "skis": "skis",
-}  # fmt: skip
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "mouse": "mice",
+    "knife": "knives",
+    "sheep": "sheep",
+    "fish": "fish",
+    "skis": "skis",
+}
 
 
 def plural(word: str) -> str:

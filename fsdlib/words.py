@@ -51,7 +51,9 @@ def tagger() -> spacy.language.Language:
     for name in _TAGGERS:
         if spacy.util.is_package(name):
             return spacy.load(name, disable=["ner", "lemmatizer"])
-    raise OSError(f"spaCy's English model is not installed under any of the names {_TAGGERS}: run `make install`, or install spacy-model-en_core_web_sm with conda")
+    raise OSError(
+        f"spaCy's English model is not installed under any of the names {_TAGGERS}: run `make install`, or install spacy-model-en_core_web_sm with conda"
+    )
 
 
 def words(caption: str) -> list[Word]:
@@ -68,7 +70,9 @@ def open_names(found: Sequence[Word]) -> list[str]:
     return list(dict.fromkeys(word.as_open_name for word in found))
 
 
-def candidates(found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str = "A photo of {}") -> list[Candidate]:
+def candidates(
+    found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str = "A photo of {}"
+) -> list[Candidate]:
     """The class each word of a caption speaks of, and whether it counts as present (row 2a).
 
     Words and classes are encoded by the diffusion model's text encoder, averaged over all positions, and compared by
@@ -84,7 +88,8 @@ def candidates(found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusi
     nearest, distance = distances.argmin(axis=1), distances.min(axis=1)
     limit = distance.mean()
     return [
-        Candidate(word, int(label), vocabulary.names[label], float(d), bool(d <= limit)) for word, label, d in zip(asked, nearest + 1, distance)
+        Candidate(word, int(label), vocabulary.names[label], float(d), bool(d <= limit))
+        for word, label, d in zip(asked, nearest + 1, distance)
     ]
 
 
@@ -110,7 +115,12 @@ def present(found: Sequence[Candidate]) -> list[int]:
 def spoken_classes(sentence: str, vocabulary: Vocabulary) -> set[str]:
     """The classes a caption names by any of their synonyms, in the singular or the plural; longer synonyms first."""
     spoken, rest = set(), f" {sentence.lower().replace(',', ' ')} "
-    forms = [(form, name) for name, words in zip(vocabulary.names[1:], vocabulary.synonyms[1:]) for word in words for form in (word, plural(word))]
+    forms = [
+        (form, name)
+        for name, words in zip(vocabulary.names[1:], vocabulary.synonyms[1:])
+        for word in words
+        for form in (word, plural(word))
+    ]
     for form, name in sorted(forms, key=lambda pair: -len(pair[0])):
         if f" {form} " in rest:
             spoken.add(name)

@@ -9,8 +9,8 @@ import pytest
 
 from fsdlib.models import load_models
 from fsdlib.project import CLASSES, ROOT
-from fsdlib.scenes import scene_of_split
 from fsdlib.vocabulary import Vocabulary
+from fsdlib.world.scenes import scene_of_split
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,11 @@ def contents():
     """A function from a run's folder to every file's bytes, but for what stages took."""
 
     def read(folder):
-        files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "timing.json" and path.parent.name != "timings")
+        files = (
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != "timing.json" and path.parent.name != "timings"
+        )
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
     return read

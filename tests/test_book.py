@@ -2,9 +2,9 @@ import re
 
 import nbformat
 import pytest
+from book import WIDTH, build, page_of, write_index
 from PIL import Image
 
-from fsdlib.book import WIDTH, build, page_of, write_index
 from fsdlib.project import NOTEBOOKS
 
 STEMS = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
@@ -31,9 +31,17 @@ def test_the_index_shows_every_notebook_once_in_order_with_a_picture(folder):
 
 
 def test_a_page_takes_its_title_question_and_cover_from_the_notebook(tmp_path):
-    cell = nbformat.v4.new_code_cell("draw()", metadata=dict(tags=["cover"]), outputs=[nbformat.v4.new_output("display_data", {"image/png": "Y292ZXI="})])
-    first = nbformat.v4.new_code_cell("draw()", outputs=[nbformat.v4.new_output("display_data", {"image/jpeg": "Zmlyc3Q="})])
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title\n\nWhat is\nasked?\n\nMore."), first, cell])
+    cell = nbformat.v4.new_code_cell(
+        "draw()",
+        metadata=dict(tags=["cover"]),
+        outputs=[nbformat.v4.new_output("display_data", {"image/png": "Y292ZXI="})],
+    )
+    first = nbformat.v4.new_code_cell(
+        "draw()", outputs=[nbformat.v4.new_output("display_data", {"image/jpeg": "Zmlyc3Q="})]
+    )
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell("# A title\n\nWhat is\nasked?\n\nMore."), first, cell]
+    )
     nbformat.write(notebook, tmp_path / "05_some.ipynb")
     page = page_of(tmp_path / "05_some.ipynb")
     assert (page.stem, page.title, page.question, page.picture) == ("05_some", "A title", "What is asked?", b"cover")

@@ -29,7 +29,10 @@ def test_a_caption_is_lower_case_without_prompt_and_stray_spaces(mini, scene):
 def test_captions_do_not_depend_on_what_else_is_in_the_batch(mini, scenes):
     images = [scene.image for scene in scenes]
     together = caption(images, mini.captioner)
-    assert together == [caption([image], mini.captioner)[0] for image in images] and caption(images[::-1], mini.captioner) == together[::-1]
+    assert (
+        together == [caption([image], mini.captioner)[0] for image in images]
+        and caption(images[::-1], mini.captioner) == together[::-1]
+    )
 
 
 def test_pictures_of_any_size_can_stand_in_one_batch(mini, scene):
@@ -40,7 +43,9 @@ def test_pictures_of_any_size_can_stand_in_one_batch(mini, scene):
 @pytest.mark.parametrize("least, most", [(10, 30), (20, 24), (0, 6)])
 def test_captions_keep_to_the_asked_length(mini, scenes, least, most):
     for sentence in caption([scene.image for scene in scenes], mini.captioner, min_tokens=least, max_tokens=most):
-        assert least <= length(sentence, mini.captioner) <= most + 1  # a caption cut at the limit has no last special token
+        assert (
+            least <= length(sentence, mini.captioner) <= most + 1
+        )  # a caption cut at the limit has no last special token
 
 
 def test_the_caption_is_what_the_captioner_itself_finds_by_beam_search(mini, scene):
@@ -48,12 +53,18 @@ def test_the_caption_is_what_the_captioner_itself_finds_by_beam_search(mini, sce
     pixels = mini.captioner.processor(images=Image.fromarray(scene.image), return_tensors="pt").pixel_values
     prompt = tokenizer("a picture of ", return_tensors="pt").input_ids
     tokens = model.generate(pixels, prompt, num_beams=3, min_length=10, max_length=30, do_sample=False)
-    assert tokenizer.decode(tokens[0], skip_special_tokens=True) == "a picture of " + caption([scene.image], mini.captioner)[0]
+    assert (
+        tokenizer.decode(tokens[0], skip_special_tokens=True)
+        == "a picture of " + caption([scene.image], mini.captioner)[0]
+    )
 
 
 def test_three_beams_find_captions_at_least_as_likely_as_one(mini, scenes):
     found = {beams: caption([s.image for s in scenes], mini.captioner, beams=beams) for beams in (1, 3)}
-    mean = {beams: np.mean([likelihood(s.image, c, mini.captioner) for s, c in zip(scenes, found[beams])]) for beams in found}
+    mean = {
+        beams: np.mean([likelihood(s.image, c, mini.captioner) for s, c in zip(scenes, found[beams])])
+        for beams in found
+    }
     assert mean[3] >= mean[1] - 1e-4
 
 

@@ -78,7 +78,9 @@ def test_an_unknown_clustering_is_answered_with_those_there_are(blobs):
 def test_the_silhouette_is_scikit_learns_and_undefined_for_one_cluster(blobs):
     features, quadrant = blobs
     halves = (quadrant % 2).astype(np.uint8)
-    assert silhouette(features, halves) == pytest.approx(silhouette_score(np.moveaxis(features, 0, -1).reshape(64, 5), halves.ravel()))
+    assert silhouette(features, halves) == pytest.approx(
+        silhouette_score(np.moveaxis(features, 0, -1).reshape(64, 5), halves.ravel())
+    )
     assert silhouette(features, quadrant) > 0.9 and np.isnan(silhouette(features, np.zeros((8, 8), np.uint8)))
 
 
@@ -141,7 +143,9 @@ def test_the_bisection_has_the_value_it_says_and_none_along_the_eigenvector_is_l
         side, value = bisect(weights)
         assert value == pytest.approx(cut_value(weights, side)) and 0 < side.sum() < 12
         degrees = weights.sum(axis=1)
-        values, vectors = np.linalg.eig(np.diag(1 / degrees) @ weights)  # the largest but one here is the second smallest there
+        values, vectors = np.linalg.eig(
+            np.diag(1 / degrees) @ weights
+        )  # the largest but one here is the second smallest there
         order = vectors[:, values.real.argsort()[-2]].real.argsort()
         for size in range(1, 12):
             assert value <= cut_value(weights, np.isin(np.arange(12), order[:size])) + 1e-9
@@ -154,7 +158,9 @@ def test_equal_positions_are_not_worth_cutting():
 
 
 def test_affinity_is_the_cosine_to_a_power_without_negative_ones():
-    features = np.float32([[[2, 1, 0, -1]], [[0, 1, 3, 0]]])  # four positions in the plane: at 0, 45, 90 and 180 degrees
+    features = np.float32(
+        [[[2, 1, 0, -1]], [[0, 1, 3, 0]]]
+    )  # four positions in the plane: at 0, 45, 90 and 180 degrees
     half = 0.5**0.5
     expected = np.array([[1, half**4, 0, 0], [half**4, 1, half**4, 0], [0, half**4, 1, 0], [0, 0, 0, 1]])
     assert np.allclose(affinity(features, power=4), expected, atol=2e-8) and affinity(features).min() > 0
@@ -194,7 +200,9 @@ def test_thresholds_that_cut_nothing_or_everything_are_refused(blobs, threshold)
 
 
 def test_more_segments_than_their_numbers_can_count_are_refused():
-    features = np.random.default_rng(11).normal(size=(300, 20, 20)).astype(np.float32)  # nearly orthogonal, so that each stands alone
+    features = (
+        np.random.default_rng(11).normal(size=(300, 20, 20)).astype(np.float32)
+    )  # nearly orthogonal, so that each stands alone
     with pytest.raises(ValueError, match="into 400 segments, more than 256: lower it"):
         normalised_cut(features, 0.9)
 
@@ -204,4 +212,7 @@ def test_spectral_clusters_are_seeded_and_follow_directions_not_lengths():
     directions = np.eye(3)[np.repeat([0, 1, 2], 12)] + random.normal(0, 0.05, (36, 3))
     features = (directions * random.uniform(1, 20, (36, 1))).T.reshape(3, 6, 6).astype(np.float32)
     labels = cluster(features, 3, seed=5, method="spectral")
-    assert partition(labels) == partition(np.repeat([0, 1, 2], 12)) and labels.tobytes() == cluster(features, 3, seed=5, method="spectral").tobytes()
+    assert (
+        partition(labels) == partition(np.repeat([0, 1, 2], 12))
+        and labels.tobytes() == cluster(features, 3, seed=5, method="spectral").tobytes()
+    )

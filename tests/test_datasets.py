@@ -16,18 +16,36 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as codes
 
-from fsdlib.archives import Archive
-from fsdlib.datasets import DATASETS, IncompleteDataset, download, instructions, main, open_dataset
+from fsdlib.measure.archives import Archive
+from fsdlib.measure.datasets import DATASETS, IncompleteDataset, download, instructions, main, open_dataset
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import VOID, Vocabulary, palette
 
 # The colours of Pascal VOC's annotations, from its development kit.
 OFFICIAL = {
-    0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 5: (128, 0, 128), 6: (0, 128, 128),
-    7: (128, 128, 128), 8: (64, 0, 0), 9: (192, 0, 0), 10: (64, 128, 0), 11: (192, 128, 0), 12: (64, 0, 128),
-    13: (192, 0, 128), 14: (64, 128, 128), 15: (192, 128, 128), 16: (0, 64, 0), 17: (128, 64, 0), 18: (0, 192, 0),
-    19: (128, 192, 0), 20: (0, 64, 128), 255: (224, 224, 192),
-}  # fmt: skip
+    0: (0, 0, 0),
+    1: (128, 0, 0),
+    2: (0, 128, 0),
+    3: (128, 128, 0),
+    4: (0, 0, 128),
+    5: (128, 0, 128),
+    6: (0, 128, 128),
+    7: (128, 128, 128),
+    8: (64, 0, 0),
+    9: (192, 0, 0),
+    10: (64, 128, 0),
+    11: (192, 128, 0),
+    12: (64, 0, 128),
+    13: (192, 0, 128),
+    14: (64, 128, 128),
+    15: (192, 128, 128),
+    16: (0, 64, 0),
+    17: (128, 64, 0),
+    18: (0, 192, 0),
+    19: (128, 192, 0),
+    20: (0, 64, 128),
+    255: (224, 224, 192),
+}
 
 # For each dataset with masks in files: what stands in a file of two images' layouts, and the labels worked out by hand.
 # COCO-Stuff: 0 person, 10 fire hydrant, 12 stop sign (11 was removed), 91 banner, 181 wood. Context's 459: 2 aeroplane, 397 table,
@@ -49,9 +67,20 @@ MAPPED = {
 }
 # A value that stands for no label, for the same layouts.
 STRANGE = {
-    "scenes": 45, "voc12": 21, "voc20": 21, "coco_object_maps": 182, "coco_stuff": 11, "coco_stuff27": 182, "context59": 460, "context60": 460, "context59 as PNG": 60,
-    "context60 as PNG": 60, "ade20k": 151, "cityscapes": 34, "folder": 3,
-}  # fmt: skip
+    "scenes": 45,
+    "voc12": 21,
+    "voc20": 21,
+    "coco_object_maps": 182,
+    "coco_stuff": 11,
+    "coco_stuff27": 182,
+    "context59": 460,
+    "context60": 460,
+    "context59 as PNG": 60,
+    "context60 as PNG": 60,
+    "ade20k": 151,
+    "cityscapes": 34,
+    "folder": 3,
+}
 # (picture, mask, listing) by layout
 FILES = {
     "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt"),
@@ -142,24 +171,42 @@ def test_contexts_pngs_are_read_where_both_forms_are_there(tmp_path):
 @pytest.mark.parametrize(
     "name, classes, background, val",
     [
-        ("scenes", 44, True, None), ("voc12", 20, True, 1449), ("voc20", 20, False, 1449), ("coco_object", 80, True, 5000), ("coco_stuff", 171, False, 5000),
-        ("coco_stuff27", 27, False, 5000), ("context59", 59, False, 5105), ("context60", 59, True, 5105), ("ade20k", 150, False, 2000),
+        ("scenes", 44, True, None),
+        ("voc12", 20, True, 1449),
+        ("voc20", 20, False, 1449),
+        ("coco_object", 80, True, 5000),
+        ("coco_stuff", 171, False, 5000),
+        ("coco_stuff27", 27, False, 5000),
+        ("context59", 59, False, 5105),
+        ("context60", 59, True, 5105),
+        ("ade20k", 150, False, 2000),
         ("cityscapes", 19, False, 500),
     ],
-)  # fmt: skip
+)
 def test_the_datasets_have_their_classes_and_their_official_size(name, classes, background, val):
     vocabulary = DATASETS[name].vocabulary()
-    assert len(vocabulary) == classes + 1 and vocabulary.background == background and DATASETS[name].splits.get("val") == val
+    assert (
+        len(vocabulary) == classes + 1
+        and vocabulary.background == background
+        and DATASETS[name].splits.get("val") == val
+    )
     said = [word for words in vocabulary.synonyms for word in words]
     assert len(said) == len(set(said)) and all(word == word.strip() != "" for word in said)  # no word means two classes
 
 
 def test_stuffs_groups_divide_its_classes():
-    stuff, groups, objects = (list(csv.DictReader(open(CLASSES / f"{name}.csv")))[1:] for name in ("coco_stuff", "coco_stuff27", "coco_object"))
+    stuff, groups, objects = (
+        list(csv.DictReader(open(CLASSES / f"{name}.csv")))[1:]
+        for name in ("coco_stuff", "coco_stuff27", "coco_object")
+    )
     removed = {11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90}  # street sign, hat, shoe, ...: one below their category ids
     assert [int(row["official"]) for row in stuff] == [value for value in range(182) if value not in removed]
-    assert sorted(int(value) for row in groups for value in row["official"].split(";")) == [int(row["official"]) for row in stuff]
-    assert [(row["name"], int(row["official"])) for row in objects] == [(row["name"], int(row["official"]) + 1) for row in stuff[:80]]
+    assert sorted(int(value) for row in groups for value in row["official"].split(";")) == [
+        int(row["official"]) for row in stuff
+    ]
+    assert [(row["name"], int(row["official"])) for row in objects] == [
+        (row["name"], int(row["official"]) + 1) for row in stuff[:80]
+    ]
 
 
 # -- colours
@@ -200,19 +247,28 @@ def test_a_vocabulary_from_plain_names_puts_background_first():
 
 
 def test_a_class_file_gives_names_and_synonyms_by_label(vocabulary):
-    assert vocabulary.names[20] == "tv monitor" and vocabulary.synonyms[20][0] == "tv monitor" and "television" in vocabulary.synonyms[20]
+    assert (
+        vocabulary.names[20] == "tv monitor"
+        and vocabulary.synonyms[20][0] == "tv monitor"
+        and "television" in vocabulary.synonyms[20]
+    )
     assert vocabulary.synonyms[3] == ("bird",)
 
 
 def test_a_class_file_needs_no_more_than_names(tmp_path):
     (tmp_path / "classes.csv").write_text("index,name\n1,cat\n0,background\n")
-    assert Vocabulary.read(tmp_path / "classes.csv", background=False) == Vocabulary(("background", "cat"), (("background",), ("cat",)), background=False)
+    assert Vocabulary.read(tmp_path / "classes.csv", background=False) == Vocabulary(
+        ("background", "cat"), (("background",), ("cat",)), background=False
+    )
 
 
 def test_colours_are_read_from_a_class_file(tmp_path):
     (tmp_path / "classes.csv").write_text("index,name,colour\n0,background,000000\n1,cat,ff8001\n")
     vocabulary = Vocabulary.read(tmp_path / "classes.csv")
-    assert vocabulary.colours == ((0, 0, 0), (255, 128, 1)) and vocabulary.palette == bytes([0, 0, 0, 255, 128, 1]) + palette()[6:]
+    assert (
+        vocabulary.colours == ((0, 0, 0), (255, 128, 1))
+        and vocabulary.palette == bytes([0, 0, 0, 255, 128, 1]) + palette()[6:]
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,7 +283,10 @@ def test_colours_are_read_from_a_class_file(tmp_path):
         ("label,name\n0,background\n", "no columns index and name"),
         ("index,name,colour\n0,background,000000\n1,cat,\n", "2 names and 1 colours"),
         ("index,name,colour\n0,background,000000\n1,cat,red\n", "not of the form rrggbb"),
-        ("index,name\n" + "\n".join(f"{i},{f'class {i}' if i else 'background'}" for i in range(256)), "256 labels do not fit below 255"),
+        (
+            "index,name\n" + "\n".join(f"{i},{f'class {i}' if i else 'background'}" for i in range(256)),
+            "256 labels do not fit below 255",
+        ),
     ],
 )
 def test_a_class_file_that_makes_no_sense_is_refused(tmp_path, rows, complaint):
@@ -245,7 +304,10 @@ def test_the_hundred_real_pictures_load_with_their_masks(voc_root):
     seen = set()
     for index in range(100):
         image, labels = dataset.image(index), dataset.labels(index)
-        assert image.dtype == labels.dtype == np.uint8 and image.shape == (*labels.shape, 3) == (*dataset.size(index), 3)
+        assert image.dtype == labels.dtype == np.uint8 and image.shape == (*labels.shape, 3) == (
+            *dataset.size(index),
+            3,
+        )
         seen |= set(np.unique(labels).tolist())
     assert seen == {*range(21), VOID}
     dataset.check()
@@ -291,7 +353,10 @@ def turned_by_exif(path, size):
     picture.save(path, exif=exif)
 
 
-@pytest.mark.parametrize("name, inside", [("voc12", "VOCdevkit/VOC2012"), ("context60", "VOCdevkit/VOC2010"), ("ade20k", "ADEChallengeData2016")])
+@pytest.mark.parametrize(
+    "name, inside",
+    [("voc12", "VOCdevkit/VOC2012"), ("context60", "VOCdevkit/VOC2010"), ("ade20k", "ADEChallengeData2016")],
+)
 def test_the_root_may_be_where_the_archives_were_unpacked(tmp_path, name, inside):
     layout, raw, _ = MAPPED[name]
     root = write(tmp_path / inside, layout, raw)
@@ -367,7 +432,10 @@ def test_files_that_lack_a_partner_are_found_where_there_is_no_listing(tmp_path)
     (tmp_path / "stuffthingmaps/val2017/ulm_2.png").unlink()
     dataset = open_dataset("coco_stuff", tmp_path)
     assert len(dataset) == 3
-    with pytest.raises(IncompleteDataset, match=r"(?s)missing pictures: 1 \(val2017/ulm_1.jpg\).*missing masks: 1 \(stuffthingmaps/val2017/ulm_2.png\)"):
+    with pytest.raises(
+        IncompleteDataset,
+        match=r"(?s)missing pictures: 1 \(val2017/ulm_1.jpg\).*missing masks: 1 \(stuffthingmaps/val2017/ulm_2.png\)",
+    ):
         dataset.check()
 
 
@@ -414,10 +482,15 @@ def coco(root, annotations, height=4, width=6):
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     picture = dict(id=7, file_name="000000000007.jpg", height=height, width=width)
-    categories = [dict(id=int(row["official"]), name=row["name"]) for row in list(csv.DictReader(open(CLASSES / "coco_object.csv")))[1:]]
+    categories = [
+        dict(id=int(row["official"]), name=row["name"])
+        for row in list(csv.DictReader(open(CLASSES / "coco_object.csv")))[1:]
+    ]
     content = dict(images=[picture], annotations=annotations, categories=categories)
     (root / "annotations/instances_val2017.json").write_text(json.dumps(content))
-    (root / "annotations/captions_val2017.json").write_text(json.dumps(dict(images=[picture], annotations=[dict(image_id=7, caption="A cat.")])))
+    (root / "annotations/captions_val2017.json").write_text(
+        json.dumps(dict(images=[picture], annotations=[dict(image_id=7, caption="A cat.")]))
+    )
     Image.new("RGB", (width, height)).save(root / "val2017/000000000007.jpg")
     return root
 
@@ -495,7 +568,10 @@ def test_a_picture_without_objects_is_all_background(tmp_path):
 
 def test_faults_of_cocos_annotation_are_told_by_image(tmp_path):
     root = coco(tmp_path, [drawn(1, 12, counts(block(slice(0, 1), slice(0, 1))), 1)])  # a category that was removed
-    with pytest.raises(ValueError, match=r"instances_val2017.json \(image 000000000007\) holds values that are no labels of coco_object \(\[12\]\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"instances_val2017.json \(image 000000000007\) holds values that are no labels of coco_object \(\[12\]\)",
+    ):
         open_dataset("coco_object", root).labels(0)
     Image.new("RGB", (5, 5)).save(root / "val2017/000000000007.jpg")
     with pytest.raises(IncompleteDataset, match="(?s)another size than their picture: 1 .*labels out of range: 1 "):
@@ -516,7 +592,10 @@ def test_the_128_real_pictures_have_the_objects_that_pycocotools_draws(coco_root
     dataset.check()
     names = [category["name"] for category in dataset.annotations.dataset["categories"]]
     assert dataset.vocabulary.names[1:] == tuple(names)
-    label_of = {category["id"]: dataset.vocabulary.names.index(category["name"]) for category in dataset.annotations.dataset["categories"]}
+    label_of = {
+        category["id"]: dataset.vocabulary.names.index(category["name"])
+        for category in dataset.annotations.dataset["categories"]
+    }
     for index in range(128):
         labels = dataset.labels(index)
         assert labels.shape == dataset.size(index)
@@ -596,7 +675,12 @@ def test_other_classes_are_another_dataset(own):
 def test_the_instructions_name_every_archive_and_where_it_goes(name):
     text = instructions(name)
     for archive in DATASETS[name].archives:
-        assert archive.url.split("#")[0] in text and archive.file in text and archive.size in text and (archive.md5 or "") in text
+        assert (
+            archive.url.split("#")[0] in text
+            and archive.file in text
+            and archive.size in text
+            and (archive.md5 or "") in text
+        )
         assert f"{archive.file} -d {archive.folder}\n" in text or f"{archive.file} -C {archive.folder}\n" in text
     assert DATASETS[name].archives or DATASETS[name].source in text
     assert (f"{name} --download ROOT" in text) == (bool(DATASETS[name].archives) and name != "cityscapes")
@@ -627,10 +711,17 @@ def shop(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     archives = (
-        Archive(f"{url}/pictures.tar.gz", "1 kB", md5((shelf / "pictures.tar.gz").read_bytes()).hexdigest(), ("VOC2012/JPEGImages", "VOC2012/ImageSets")),
+        Archive(
+            f"{url}/pictures.tar.gz",
+            "1 kB",
+            md5((shelf / "pictures.tar.gz").read_bytes()).hexdigest(),
+            ("VOC2012/JPEGImages", "VOC2012/ImageSets"),
+        ),
         Archive(f"{url}/masks.zip", "1 kB", None, ("VOC2012/SegmentationClass",), folder="VOC2012"),
     )
-    monkeypatch.setitem(DATASETS, "voc12", replace(DATASETS["voc12"], archives=archives, inside="VOC2012", splits={"val": 3}))
+    monkeypatch.setitem(
+        DATASETS, "voc12", replace(DATASETS["voc12"], archives=archives, inside="VOC2012", splits={"val": 3})
+    )
     yield shelf, asked
     server.shutdown()
     server.server_close()
@@ -641,7 +732,11 @@ def test_a_download_can_be_opened_and_leaves_nothing_else(shop, tmp_path):
     dataset = open_dataset("voc12", root)
     dataset.check()
     assert dataset.complete and dataset.labels(0)[0].tolist() == [0, 20, 255]
-    assert os.listdir(root) == ["VOC2012"] and sorted(os.listdir(root / "VOC2012")) == ["ImageSets", "JPEGImages", "SegmentationClass"]
+    assert os.listdir(root) == ["VOC2012"] and sorted(os.listdir(root / "VOC2012")) == [
+        "ImageSets",
+        "JPEGImages",
+        "SegmentationClass",
+    ]
 
 
 def test_a_download_leaves_what_is_there(shop, tmp_path):
@@ -698,7 +793,9 @@ def test_an_archive_cannot_write_outside_its_folder(shop, tmp_path, monkeypatch)
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
-@pytest.mark.parametrize("name, says", [("cityscapes", "packageID=1"), ("scenes", "make scenes"), ("folder", "ROOT/images")])
+@pytest.mark.parametrize(
+    "name, says", [("cityscapes", "packageID=1"), ("scenes", "make scenes"), ("folder", "ROOT/images")]
+)
 def test_what_needs_a_person_is_not_downloaded(tmp_path, name, says):
     with pytest.raises(ValueError, match=rf"{name} cannot be fetched without you(?s:.)*{says}"):
         download(name, tmp_path / "data")

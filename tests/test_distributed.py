@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fsdlib.datasets import open_dataset
-from fsdlib.evaluation import evaluate
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.models import ModelSet
 from fsdlib.recipe import PAPER
-from fsdlib.scenes import write_scenes
-from fsdlib.segmenters import FreeSegDiff
+from fsdlib.world.scenes import write_scenes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from fsdlib.datasets import open_dataset
-from fsdlib.embedded import (
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.scores import miou
+from fsdlib.project import CLASSES
+from fsdlib.vocabulary import Vocabulary, plural
+from fsdlib.words import spoken_classes
+from fsdlib.world.reached import (
     accuracy,
     as_text,
     caption_scores,
@@ -22,12 +26,8 @@ from fsdlib.embedded import (
     samples,
     style_transfer,
 )
-from fsdlib.project import CLASSES
-from fsdlib.scenes import scene_of_split, write_scenes
-from fsdlib.scores import miou
-from fsdlib.training import Settings
-from fsdlib.vocabulary import Vocabulary, plural
-from fsdlib.words import spoken_classes
+from fsdlib.world.scenes import scene_of_split, write_scenes
+from fsdlib.world.training import Settings
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")
 
@@ -54,14 +54,28 @@ def test_the_worlds_own_captions_speak_of_just_the_objects_in_the_scene(number):
 
 def test_recall_and_precision_count_over_all_pictures():
     # present 1 + 3, spoken 2 + 1, right 1 + 1
-    assert caption_scores(["a cat and a dog", "a cow"], [{"cat"}, {"cow", "bus", "car"}], SCENES) == dict(recall=2 / 4, precision=2 / 3)
+    assert caption_scores(["a cat and a dog", "a cow"], [{"cat"}, {"cow", "bus", "car"}], SCENES) == dict(
+        recall=2 / 4, precision=2 / 3
+    )
 
 
 def test_features_that_are_the_labels_score_all_that_the_grid_allows():
     truth = np.zeros((32, 32), np.uint8)
     truth[8:16, 8:24] = 8
     coarse = truth[::2, ::2]  # on the 16 x 16 grid, whose cells the object fills
-    assert miou([matched_counts(np.eye(2, dtype=np.float32)[(coarse > 0).astype(int)].transpose(2, 0, 1) + 0.0, truth, len(SCENES), 0)])["dataset"] == 1.0
+    assert (
+        miou(
+            [
+                matched_counts(
+                    np.eye(2, dtype=np.float32)[(coarse > 0).astype(int)].transpose(2, 0, 1) + 0.0,
+                    truth,
+                    len(SCENES),
+                    0,
+                )
+            ]
+        )["dataset"]
+        == 1.0
+    )
 
 
 def test_names_are_counted_by_what_the_masks_are(mini, tmp_path):
@@ -85,7 +99,7 @@ def test_retrieval_is_perfect_where_texts_are_the_pictures_own_and_else_chance(m
 
 
 def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, tmp_path, monkeypatch):
-    from fsdlib import embedded
+    from fsdlib.world import reached as embedded
 
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=6))
     held = [set(np.unique(dataset.labels(i))) - {0, 255} for i in range(6)]
@@ -95,8 +109,12 @@ def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, t
         def segment_batch(images, models, recipe, vocabulary, seed):
             assert recipe.vocabulary_mode == "open" and not left_out & set(vocabulary.names)
             names = ("background", *dataset.vocabulary.names[1:])
-            of_image = {dataset.image(i).tobytes(): np.where(dataset.labels(i) == 255, 0, dataset.labels(i)) for i in range(6)}
-            return [SimpleNamespace(labels=of_image[image.tobytes()], names=tuple(map(says, names))) for image in images]
+            of_image = {
+                dataset.image(i).tobytes(): np.where(dataset.labels(i) == 255, 0, dataset.labels(i)) for i in range(6)
+            }
+            return [
+                SimpleNamespace(labels=of_image[image.tobytes()], names=tuple(map(says, names))) for image in images
+            ]
 
         return segment_batch
 
@@ -115,14 +133,36 @@ def test_patch_features_have_the_grids_of_their_models(mini, scene):
 def test_every_kind_of_features_gets_its_score(mini, tmp_path):
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=1))
     found = feature_scores(dataset, 1, mini)
-    assert set(found) == {"diffusion", "self_attention", "untrained", "rgb", "rgb_position", "latents", "clip", "captioner"}
+    assert set(found) == {
+        "diffusion",
+        "self_attention",
+        "untrained",
+        "rgb",
+        "rgb_position",
+        "latents",
+        "clip",
+        "captioner",
+    }
     assert all(0 < value <= 1 for value in found.values())
 
 
 def test_a_style_is_measured_on_both(tmp_path):
-    settings = Settings.tiny(scenes=16, held_out=8, vision_steps=2, captioner_steps=2, clip_steps=2, clip_batch=8, captioner_batch=4, vision_batch=8)
+    settings = Settings.tiny(
+        scenes=16,
+        held_out=8,
+        vision_steps=2,
+        captioner_steps=2,
+        clip_steps=2,
+        clip_batch=8,
+        captioner_batch=4,
+        vision_batch=8,
+    )
     found = style_transfer("openmoji", settings, tmp_path, count=2)
-    assert found["trained_on"] == "openmoji" and found["settings"]["styles"] == ["openmoji"] and set(found["measured"]) == {"twemoji", "openmoji"}
+    assert (
+        found["trained_on"] == "openmoji"
+        and found["settings"]["styles"] == ["openmoji"]
+        and set(found["measured"]) == {"twemoji", "openmoji"}
+    )
     pictures = [open_dataset("scenes", tmp_path / style).image(0) for style in ("twemoji", "openmoji")]
     assert not np.array_equal(*pictures) and all(0 <= row["naming"] <= 1 for row in found["measured"].values())
 
@@ -137,9 +177,17 @@ def test_samples_are_pictures_that_depend_on_caption_and_seed_alone(mini):
 
 def test_the_report_prints_both_protocols_of_each_recipe():
     content = dict(
-        scenes=dict(count=200), captions=dict(recall=0.5, precision=0.25), naming=dict(accuracy=0.75, accuracy_on_crops=0.5), features=dict(diffusion=0.125),
-        retrieval=dict(caption_at_1=0.5, scene_at_1=0.25), open_vocabulary=dict(scenes=10, named_right=0.5),
+        scenes=dict(count=200),
+        captions=dict(recall=0.5, precision=0.25),
+        naming=dict(accuracy=0.75, accuracy_on_crops=0.5),
+        features=dict(diffusion=0.125),
+        retrieval=dict(caption_at_1=0.5, scene_at_1=0.25),
+        open_vocabulary=dict(scenes=10, named_right=0.5),
         end_to_end=dict(paper=dict(dataset=0.111, per_image=0.222), best=dict(dataset=0.333, per_image=0.444)),
-    )  # fmt: skip
+    )
     lines = [line.split() for line in as_text(content).splitlines()]
-    assert ["paper", "0.111", "0.222"] in lines and ["best", "0.333", "0.444"] in lines and ["mIoU", "dataset", "per_image"] in lines
+    assert (
+        ["paper", "0.111", "0.222"] in lines
+        and ["best", "0.333", "0.444"] in lines
+        and ["mIoU", "dataset", "per_image"] in lines
+    )

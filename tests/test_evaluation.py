@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torchmetrics import JaccardIndex
 
-from fsdlib import scores
-from fsdlib.datasets import open_dataset
-from fsdlib.evaluation import EvaluationFailed, configuration, evaluate
+from fsdlib.measure import scores
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.run import EvaluationFailed, configuration, evaluate
+from fsdlib.measure.segmenters import FreeSegDiff, Prediction
 from fsdlib.project import ROOT
 from fsdlib.recipe import BEST, PAPER
-from fsdlib.scenes import write_scenes
-from fsdlib.segmenters import FreeSegDiff, Prediction
 from fsdlib.vocabulary import VOID
+from fsdlib.world.scenes import write_scenes
 
 SCENES = 6
 
@@ -50,7 +50,10 @@ def agreement(run, other, ids):
 
 
 def test_the_summary_follows_from_the_stored_label_maps(run, dataset):
-    counts = [scores.confusion(run.prediction(i), dataset.labels(n), len(dataset.vocabulary)) for n, i in enumerate(dataset.ids)]
+    counts = [
+        scores.confusion(run.prediction(i), dataset.labels(n), len(dataset.vocabulary))
+        for n, i in enumerate(dataset.ids)
+    ]
     assert run.summary["miou"] == pytest.approx(scores.miou(counts))
     assert (run.confusion == np.sum(counts, axis=0)).all()
     assert json.loads((run.folder / "summary.json").read_text()) == run.summary
@@ -59,7 +62,10 @@ def test_the_summary_follows_from_the_stored_label_maps(run, dataset):
 def test_the_dataset_protocol_is_what_torchmetrics_makes_of_the_stored_label_maps(run, dataset):
     peer = JaccardIndex(task="multiclass", num_classes=len(dataset.vocabulary), ignore_index=VOID)
     for number, image_id in enumerate(dataset.ids):
-        peer.update(torch.from_numpy(run.prediction(image_id).astype(int)).flatten(), torch.from_numpy(dataset.labels(number).astype(int)).flatten())
+        peer.update(
+            torch.from_numpy(run.prediction(image_id).astype(int)).flatten(),
+            torch.from_numpy(dataset.labels(number).astype(int)).flatten(),
+        )
     assert run.summary["miou"]["dataset"] == pytest.approx(peer.compute().item(), abs=1e-6)
 
 
@@ -74,9 +80,13 @@ def test_the_tables_have_a_row_an_image_and_a_row_an_object(run, dataset):
 
 
 def test_the_intervals_hold_the_value_and_every_score_is_a_share(run):
-    for protocol, (low, high) in run.summary["intervals"].items():
+    for low, high in run.summary["intervals"].values():
         assert 0 <= low <= high <= 1
-    assert run.summary["intervals"]["per_image"][0] <= run.summary["miou"]["per_image"] <= run.summary["intervals"]["per_image"][1]
+    assert (
+        run.summary["intervals"]["per_image"][0]
+        <= run.summary["miou"]["per_image"]
+        <= run.summary["intervals"]["per_image"][1]
+    )
     for of_partition in run.summary["masks"].values():
         assert all(0 <= value <= 1 for value in of_partition.values())
         assert of_partition["majority_miou"] > 0.1
@@ -94,7 +104,9 @@ def test_the_row_says_which_configuration_it_is_of(run, dataset, paper):
 
 @pytest.mark.parametrize("mode", ["given", "oracle", "open"])
 def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini, run, tmp_path):
-    found = evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode=mode)), tmp_path, limit=4, batch_size=2)
+    found = evaluate(
+        dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode=mode)), tmp_path, limit=4, batch_size=2
+    )
     rows = [json.loads((tmp_path / "images" / f"{i}.json").read_text()) for i in dataset.ids[:4]]
     assert found.summary["vocabulary_mode"] == mode and found.summary["hash"] != run.summary["hash"]
     if mode == "oracle":
@@ -102,7 +114,10 @@ def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini
     if mode == "given":  # no caption stands between a mask and any class
         assert any(set(row["found"]) - set(row["candidates"]) for row in rows)
     if mode == "open":
-        assert all(row["candidates"] is None and set(row["found"]) <= {label for label, _ in row["mapping"].values()} for row in rows)
+        assert all(
+            row["candidates"] is None and set(row["found"]) <= {label for label, _ in row["mapping"].values()}
+            for row in rows
+        )
         mapping = (tmp_path / "mapping.csv").read_text().splitlines()
         assert mapping[0] == "name,taken_for,similarity,images" and len(mapping) > 4
         assert "candidates" not in found.summary["caption"]
@@ -124,11 +139,13 @@ def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper, 
 
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path, contents):
     program = (
-        "import sys; from fsdlib.datasets import open_dataset; from fsdlib.evaluation import evaluate; from fsdlib.models import ModelSet;"
-        "from fsdlib.recipe import PAPER; from fsdlib.segmenters import FreeSegDiff;"
+        "import sys; from fsdlib.measure.datasets import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
+        "from fsdlib.recipe import PAPER; from fsdlib.measure.segmenters import FreeSegDiff;"
         f"evaluate(open_dataset('scenes', {str(dataset.root)!r}), FreeSegDiff(ModelSet('mini', 'cpu'), PAPER), {str(tmp_path)!r}, batch_size=2)"
     )
-    elsewhere = os.environ | dict(OMP_NUM_THREADS="2")  # a machine that would use more threads: a worker uses as many as it is told
+    elsewhere = os.environ | dict(
+        OMP_NUM_THREADS="2"
+    )  # a machine that would use more threads: a worker uses as many as it is told
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=elsewhere, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(tmp_path.glob("images/val*.json")) and process.poll() is None and time.monotonic() < deadline:
@@ -144,7 +161,11 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset,
 
 def test_shards_in_any_order_make_the_same_bytes_as_one_run(run, dataset, paper, tmp_path, contents):
     part = evaluate(dataset, paper, tmp_path, batch_size=2, shard="1/2")
-    assert not part.finished and list(part.table.id) == ["val_000002", "val_000003"] and not (tmp_path / "summary.json").exists()
+    assert (
+        not part.finished
+        and list(part.table.id) == ["val_000002", "val_000003"]
+        and not (tmp_path / "summary.json").exists()
+    )
     whole = evaluate(dataset, paper, tmp_path, batch_size=2, shard="0/2")
     assert whole.finished and contents(tmp_path) == contents(run.folder)
 
@@ -203,10 +224,16 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
     root = write_scenes(tmp_path / "scenes", val=SCENES, side=96)
     picture = root / "JPEGImages" / "val_000002.jpg"
     whole = picture.read_bytes()
-    picture.write_bytes(whole[:200] + bytes(len(whole) - 200))  # of the same length, so that the dataset's fingerprint stays
+    picture.write_bytes(
+        whole[:200] + bytes(len(whole) - 200)
+    )  # of the same length, so that the dataset's fingerprint stays
     damaged = open_dataset("scenes", root)
     found = evaluate(damaged, paper, tmp_path / "run", batch_size=2, tolerated_failures=0.2)
-    assert list(found.summary["failed"]) == ["val_000002"] and found.summary["images"] == SCENES - 1 and not found.summary["complete"]
+    assert (
+        list(found.summary["failed"]) == ["val_000002"]
+        and found.summary["images"] == SCENES - 1
+        and not found.summary["complete"]
+    )
     assert "val_000002" not in set(found.table.id)
     assert json.loads((tmp_path / "run/images/val_000002.json").read_text())["failed"]
     with pytest.raises(EvaluationFailed, match="1 of 6 images failed.*val_000002.*mend them and run again"):
@@ -247,7 +274,10 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so(dataset, paper, mini,
     finally:
         hook.remove()
     printed = "".join(capsys.readouterr())
-    assert "out of memory with a batch of 6: going on with 3" in printed and "out of memory with a batch of 3: going on with 2" in printed
+    assert (
+        "out of memory with a batch of 6: going on with 3" in printed
+        and "out of memory with a batch of 3: going on with 2" in printed
+    )
     assert found.summary["failed"] == {} and agreement(run, found, dataset.ids) > 0.999
     assert json.loads((tmp_path / "timing.json").read_text())["batches"][-1] == 2
 
@@ -276,9 +306,9 @@ TINY = """
 import resource, sys
 import numpy as np
 from dataclasses import dataclass
-from fsdlib.datasets import Dataset
-from fsdlib.evaluation import evaluate
-from fsdlib.segmenters import Prediction
+from fsdlib.measure.datasets import Dataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.segmenters import Prediction
 from fsdlib.vocabulary import Vocabulary
 from pathlib import Path
 
@@ -321,7 +351,9 @@ print(run.summary["images"], peak() - before)
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path):
     """20,000 tiny images through everything but the models, in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", TINY, "20000", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TINY, "20000", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     images, grown = done.stdout.split()
     assert int(images) == 20000 and float(grown) < 1024
 
@@ -340,5 +372,7 @@ def test_another_method_is_measured_by_the_same_run(dataset, tmp_path):
     run = evaluate(dataset, Background(), tmp_path)
     background = np.mean([(dataset.labels(i)[dataset.labels(i) != VOID] == 0).mean() for i in range(SCENES)])
     assert run.summary["with_background"]["pixel_accuracy"] == pytest.approx(background, abs=0.02)
-    assert run.summary["empty"] == pytest.approx(run.summary["miou"])  # every summary says what finding nothing would score
+    assert run.summary["empty"] == pytest.approx(
+        run.summary["miou"]
+    )  # every summary says what finding nothing would score
     assert run.summary["without_background"]["miou"] == 0

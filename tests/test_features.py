@@ -9,28 +9,60 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from fsdlib.features import Layer, Tap, anatomy, cross_attention_maps, decode, features, find_taps, image_seed, latents, noised, similarity_map, stack
+from fsdlib.features import (
+    Layer,
+    Tap,
+    anatomy,
+    cross_attention_maps,
+    decode,
+    features,
+    find_taps,
+    image_seed,
+    latents,
+    noised,
+    similarity_map,
+    stack,
+)
 from fsdlib.models import Diffusion, load_autoencoder, load_diffusion
 from fsdlib.project import MINI, ROOT
 
 SD14 = ROOT / "data" / "rehearsal" / "CompVis--stable-diffusion-v1-4"
 # What differs from SD-1.4 in the UNet configurations of these two, as their repositories have them; of SSD-1B the depths
 # of the transformers, which it pruned block by block.
-SD21 = dict(sample_size=96, attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, use_linear_projection=True, upcast_attention=True)
+SD21 = dict(
+    sample_size=96,
+    attention_head_dim=[5, 10, 20, 20],
+    cross_attention_dim=1024,
+    use_linear_projection=True,
+    upcast_attention=True,
+)
 SSD1B = dict(
-    sample_size=128, attention_head_dim=[5, 10, 20], cross_attention_dim=2048, use_linear_projection=True, block_out_channels=[320, 640, 1280],
-    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"], mid_block_type="UNetMidBlock2D",
-    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], transformer_layers_per_block=[1, [2, 2], [4, 4]],
-    reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1], addition_embed_type="text_time", addition_time_embed_dim=256,
+    sample_size=128,
+    attention_head_dim=[5, 10, 20],
+    cross_attention_dim=2048,
+    use_linear_projection=True,
+    block_out_channels=[320, 640, 1280],
+    down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    mid_block_type="UNetMidBlock2D",
+    up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    transformer_layers_per_block=[1, [2, 2], [4, 4]],
+    reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1],
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
 def four_levels(mini):
     """A diffusion model whose UNet is SD-1.4's made small, with random weights, and whose text encoder is the embedded one."""
     configuration = json.loads((SD14 / "unet" / "config.json").read_text())
-    small = dict(sample_size=16, block_out_channels=[16, 32, 64, 64], norm_num_groups=8, cross_attention_dim=mini.diffusion.unet.config.cross_attention_dim)
+    small = dict(
+        sample_size=16,
+        block_out_channels=[16, 32, 64, 64],
+        norm_num_groups=8,
+        cross_attention_dim=mini.diffusion.unet.config.cross_attention_dim,
+    )
     torch.manual_seed(0)
     return replace(mini.diffusion, unet=UNet2DConditionModel.from_config(configuration | small).eval(), _encoded={})
 
@@ -59,13 +91,23 @@ def test_sd14_is_tapped_at_the_five_queries_of_its_16x16_blocks_in_order():
 
 
 def test_sd14s_larger_maps_can_be_tapped():
-    assert {tap.module.split(".attentions")[0] for tap in find_taps(published(), grid=32)} == {"down_blocks.1", "up_blocks.2"}
-    assert {tap.module.split(".attentions")[0] for tap in find_taps(published(), grid=64)} == {"down_blocks.0", "up_blocks.3"}
+    assert {tap.module.split(".attentions")[0] for tap in find_taps(published(), grid=32)} == {
+        "down_blocks.1",
+        "up_blocks.2",
+    }
+    assert {tap.module.split(".attentions")[0] for tap in find_taps(published(), grid=64)} == {
+        "down_blocks.0",
+        "up_blocks.3",
+    }
 
 
 def test_the_last_blocks_of_encoder_and_decoder_are_one_tap_each():
-    assert find_taps(published(), "self_attention_output", "encoder_last") == [Tap("down_blocks.2.attentions.1.transformer_blocks.0.attn1", 16)]
-    assert find_taps(published(), blocks="decoder_last") == [Tap("up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_q", 16)]
+    assert find_taps(published(), "self_attention_output", "encoder_last") == [
+        Tap("down_blocks.2.attentions.1.transformer_blocks.0.attn1", 16)
+    ]
+    assert find_taps(published(), blocks="decoder_last") == [
+        Tap("up_blocks.1.attentions.2.transformer_blocks.0.attn2.to_q", 16)
+    ]
 
 
 def test_sd21_has_no_16x16_block_and_is_tapped_at_24x24():
@@ -85,10 +127,18 @@ def test_ssd1b_is_tapped_at_32x32_in_the_last_transformer_of_each_block():
 
 
 def test_of_two_equally_near_resolutions_the_coarser_is_tapped():
-    kinds = ["CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"]  # attention at 32 and 8 cells
+    kinds = [
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ]  # attention at 32 and 8 cells
     mirrored = ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"]
     taps = find_taps(published(sample_size=32, down_block_types=kinds, up_block_types=mirrored))
-    assert {(tap.module.split(".attentions")[0], tap.grid) for tap in taps} == {("down_blocks.2", 8), ("up_blocks.1", 8)}
+    assert {(tap.module.split(".attentions")[0], tap.grid) for tap in taps} == {
+        ("down_blocks.2", 8),
+        ("up_blocks.1", 8),
+    }
 
 
 def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini, scene):
@@ -97,12 +147,18 @@ def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini,
         for blocks in ("all", "encoder_last", "decoder_last"):
             taps = find_taps(mini.diffusion, kind, blocks)
             maps = features(latent, mini.diffusion, taps, [0])
-            assert taps and [a.shape[2:] for a in maps] == [(tap.grid, tap.grid) for tap in taps] and all(np.isfinite(a).all() for a in maps)
+            assert (
+                taps
+                and [a.shape[2:] for a in maps] == [(tap.grid, tap.grid) for tap in taps]
+                and all(np.isfinite(a).all() for a in maps)
+            )
 
 
 @pytest.mark.parametrize("wrong", [dict(kind="keys"), dict(blocks="middle")])
 def test_taps_of_an_unknown_kind_are_refused_with_those_there_are(mini, wrong):
-    with pytest.raises(ValueError, match="cross_attention_query, self_attention_output; blocks are all, encoder_last, decoder_last"):
+    with pytest.raises(
+        ValueError, match="cross_attention_query, self_attention_output; blocks are all, encoder_last, decoder_last"
+    ):
         find_taps(mini.diffusion, **wrong)
 
 
@@ -119,7 +175,11 @@ def test_the_embedded_models_anatomy_is_what_a_forward_pass_meets(mini, scene):
     unet, met = mini.diffusion.unet, []
     layers = anatomy(mini.diffusion.unet.config)
     hooks = [
-        unet.get_submodule(layer.module).register_forward_hook(lambda _, __, out, name=layer.module: met.append((name, tuple((out if torch.is_tensor(out) else out[0]).shape))))
+        unet.get_submodule(layer.module).register_forward_hook(
+            lambda _, __, out, name=layer.module: met.append(
+                (name, tuple((out if torch.is_tensor(out) else out[0]).shape))
+            )
+        )
         for layer in layers
     ]
     features(latents([scene.image], mini.diffusion), mini.diffusion, find_taps(mini.diffusion), [0], to_the_end=True)
@@ -128,7 +188,9 @@ def test_the_embedded_models_anatomy_is_what_a_forward_pass_meets(mini, scene):
     assert met == [(layer.module, (1, layer.channels, layer.grid, layer.grid)) for layer in layers]
     assert hooks_of(unet) == 0
     side, widths = unet.config.sample_size, unet.config.block_out_channels
-    assert layers[0] == Layer("conv_in", "convolution", widths[0], side) and layers[-1] == Layer("conv_out", "convolution", 4, side)
+    assert layers[0] == Layer("conv_in", "convolution", widths[0], side) and layers[-1] == Layer(
+        "conv_out", "convolution", 4, side
+    )
     assert len({layer.grid for layer in layers}) == len(widths)
 
 
@@ -138,13 +200,25 @@ def test_a_four_level_unets_anatomy_is_sd14s(four_levels):
     assert [(layer.module, layer.kind) for layer in small] == [(layer.module, layer.kind) for layer in large]
     assert [layer.channels for layer in small] == [layer.channels // 20 if layer.channels > 4 else 4 for layer in large]
     assert [layer.grid * 4 for layer in small] == [layer.grid for layer in large]
-    count = {kind: sum(layer.kind == kind for layer in large) for kind in ("residual", "attention", "downsampling", "upsampling", "convolution")}
+    count = {
+        kind: sum(layer.kind == kind for layer in large)
+        for kind in ("residual", "attention", "downsampling", "upsampling", "convolution")
+    }
     assert count == dict(residual=8 + 2 + 12, attention=6 + 1 + 9, downsampling=3, upsampling=3, convolution=2)
-    rows = dict.fromkeys((layer.block, layer.grid, layer.channels) for layer in large if layer.kind in ("residual", "attention"))
+    rows = dict.fromkeys(
+        (layer.block, layer.grid, layer.channels) for layer in large if layer.kind in ("residual", "attention")
+    )
     assert list(rows) == [
-        ("down_blocks.0", 64, 320), ("down_blocks.1", 32, 640), ("down_blocks.2", 16, 1280), ("down_blocks.3", 8, 1280), ("mid_block", 8, 1280),
-        ("up_blocks.0", 8, 1280), ("up_blocks.1", 16, 1280), ("up_blocks.2", 32, 640), ("up_blocks.3", 64, 320),
-    ]  # fmt: skip
+        ("down_blocks.0", 64, 320),
+        ("down_blocks.1", 32, 640),
+        ("down_blocks.2", 16, 1280),
+        ("down_blocks.3", 8, 1280),
+        ("mid_block", 8, 1280),
+        ("up_blocks.0", 8, 1280),
+        ("up_blocks.1", 16, 1280),
+        ("up_blocks.2", 32, 640),
+        ("up_blocks.3", 64, 320),
+    ]
 
 
 def test_ssd1b_has_an_anatomy_too():
@@ -161,7 +235,9 @@ def test_a_latent_is_drawn_from_the_autoencoders_posterior_and_scaled(mini, scen
     diffusion = mini.diffusion
     whole = AutoencoderKL.from_pretrained(MINI / "stable-diffusion", subfolder="vae", torch_dtype=torch.float32).eval()
     images = [scene.image for scene in scenes]
-    pixels = np.stack([np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in images])
+    pixels = np.stack(
+        [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in images]
+    )
     with torch.no_grad():
         posterior = whole.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
     drawn = latents(images, diffusion) / whole.config.scaling_factor
@@ -190,7 +266,12 @@ def test_the_order_of_pictures_changes_nothing(mini, scenes):
 def test_a_pictures_seed_depends_on_its_pixels_its_purpose_and_the_runs_seed(scene):
     other = scene.image.copy()
     other[0, 0, 0] ^= 1
-    seeds = [image_seed(scene.image, "noise"), image_seed(scene.image, "latent"), image_seed(scene.image, "noise", 1), image_seed(other, "noise")]
+    seeds = [
+        image_seed(scene.image, "noise"),
+        image_seed(scene.image, "latent"),
+        image_seed(scene.image, "noise", 1),
+        image_seed(other, "noise"),
+    ]
     assert len(set(seeds)) == 4 and all(0 <= seed < 2**32 for seed in seeds)
     assert image_seed(scene.image[:, ::-1], "noise") == image_seed(np.ascontiguousarray(scene.image[:, ::-1]), "noise")
 
@@ -209,7 +290,9 @@ def same(a, b):
 
 def test_noise_is_added_as_the_schedule_says(mini, encoded):
     latent, kept = encoded[0][:2], mini.diffusion.scheduler.alphas_cumprod.numpy()
-    noise = np.stack([torch.randn(latent[0].shape, generator=torch.Generator().manual_seed(seed)).numpy() for seed in (3, 4)])
+    noise = np.stack(
+        [torch.randn(latent[0].shape, generator=torch.Generator().manual_seed(seed)).numpy() for seed in (3, 4)]
+    )
     for timestep in (0, 300, 999):
         expected = kept[timestep] ** 0.5 * latent + (1 - kept[timestep]) ** 0.5 * noise
         assert np.allclose(noised(latent, mini.diffusion, [3, 4], timestep), expected, atol=1e-6)
@@ -218,18 +301,24 @@ def test_noise_is_added_as_the_schedule_says(mini, encoded):
 @pytest.mark.parametrize("blocks", ["all", "encoder_last", "decoder_last"])
 def test_leaving_the_unet_early_gives_the_very_same_features(mini, encoded, blocks):
     latent, taps = encoded[0], find_taps(mini.diffusion, "self_attention_output", blocks)
-    assert same(features(latent, mini.diffusion, taps, [1, 2, 3]), features(latent, mini.diffusion, taps, [1, 2, 3], to_the_end=True))
+    assert same(
+        features(latent, mini.diffusion, taps, [1, 2, 3]),
+        features(latent, mini.diffusion, taps, [1, 2, 3], to_the_end=True),
+    )
 
 
 def test_the_unet_is_left_at_the_last_tap(mini, encoded):
     latent, taps = encoded[0], find_taps(mini.diffusion, blocks="encoder_last")
     reached = []
-    hooks = [getattr(mini.diffusion.unet, name).register_forward_hook(lambda *_, name=name: reached.append(name)) for name in ("conv_in", "mid_block", "conv_out")]
+    hooks = [
+        getattr(mini.diffusion.unet, name).register_forward_hook(lambda *_, name=name: reached.append(name))
+        for name in ("conv_in", "mid_block", "conv_out")
+    ]
     features(latent, mini.diffusion, taps, [1, 2, 3])
     features(latent, mini.diffusion, taps, [1, 2, 3], to_the_end=True)
     for hook in hooks:
         hook.remove()
-    assert reached == ["conv_in"] + ["conv_in", "mid_block", "conv_out"]
+    assert reached == ["conv_in", "conv_in", "mid_block", "conv_out"]
 
 
 def test_features_are_those_of_a_noised_latent_under_the_prompt(mini, encoded):
@@ -320,7 +409,12 @@ def test_cross_attention_maps_are_the_probabilities_that_diffusers_computes(whic
 
 def test_maps_of_a_tap_that_is_no_query_are_refused(mini):
     with pytest.raises(ValueError, match="attn1 is no query of cross-attention"):
-        cross_attention_maps(np.zeros((1, 64, 16, 16), np.float32), find_taps(mini.diffusion, "self_attention_output")[0], mini.diffusion, "")
+        cross_attention_maps(
+            np.zeros((1, 64, 16, 16), np.float32),
+            find_taps(mini.diffusion, "self_attention_output")[0],
+            mini.diffusion,
+            "",
+        )
 
 
 def test_similarity_is_the_cosine_with_one_position():
@@ -342,7 +436,9 @@ def test_maps_are_resized_bilinearly_and_concatenated():
 def test_normalised_maps_have_unit_length_at_every_position():
     maps = [np.random.default_rng(k).normal(0, 10.0**k, (6, 8, 8)).astype(np.float32) for k in (0, 3)]
     stacked = stack(maps, grid=16, normalise=True)
-    assert np.allclose(np.linalg.norm(stacked[:6], axis=0), 1, atol=1e-5) and np.allclose(np.linalg.norm(stacked[6:], axis=0), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(stacked[:6], axis=0), 1, atol=1e-5) and np.allclose(
+        np.linalg.norm(stacked[6:], axis=0), 1, atol=1e-5
+    )
 
 
 # ------------------------------------------------------------------------------------------------- large shapes
@@ -364,11 +460,17 @@ def full_size():
                 value = torch.full(parameter.shape, float(name == "weight"))
             else:
                 if inputs not in drawn:
-                    drawn[inputs] = torch.empty(most[inputs]).uniform_(-1, 1, generator=generator).mul_((3 / inputs) ** 0.5)
+                    drawn[inputs] = (
+                        torch.empty(most[inputs]).uniform_(-1, 1, generator=generator).mul_((3 / inputs) ** 0.5)
+                    )
                 value = drawn[inputs][: parameter.numel()].view(parameter.shape)
             setattr(module, name, torch.nn.Parameter(value, requires_grad=False))
     diffusion.scheduler = DDPMScheduler.from_pretrained(SD14, subfolder="scheduler")
-    diffusion._encoded[""] = (torch.zeros(77, 768), torch.randn(77, 768, generator=torch.Generator().manual_seed(1)), None)
+    diffusion._encoded[""] = (
+        torch.zeros(77, 768),
+        torch.randn(77, 768, generator=torch.Generator().manual_seed(1)),
+        None,
+    )
     return diffusion
 
 
@@ -382,7 +484,9 @@ def test_sd14_in_full_size_gives_five_maps_of_1280_channels_at_512_pixels(full_s
 
 @pytest.mark.slow
 def test_sd14_in_full_size_is_left_early_with_the_very_same_features(full_size):
-    latent = np.random.default_rng(0).standard_normal((1, 4, 16, 16), np.float32)  # a quarter of the side, for the time it takes
+    latent = np.random.default_rng(0).standard_normal(
+        (1, 4, 16, 16), np.float32
+    )  # a quarter of the side, for the time it takes
     taps = [Tap(tap.module, 4) for tap in find_taps(full_size)]
     assert same(features(latent, full_size, taps, [0]), features(latent, full_size, taps, [0], to_the_end=True))
 
@@ -396,12 +500,23 @@ def small_sdxl(tmp_path_factory):
     text = dict(intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=32)
     text |= dict(vocab_size=size, bos_token_id=size - 2, eos_token_id=size - 1, pad_token_id=size - 1)
     CLIPTextModel(CLIPTextConfig(hidden_size=32, **text)).save_pretrained(folder / "text_encoder")
-    CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=48, projection_dim=40, **text)).save_pretrained(folder / "text_encoder_2")
+    CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=48, projection_dim=40, **text)).save_pretrained(
+        folder / "text_encoder_2"
+    )
     UNet2DConditionModel(
-        sample_size=16, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, attention_head_dim=4, cross_attention_dim=32 + 48,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2),
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=40 + 6 * 8,
-    ).save_pretrained(folder / "unet")  # fmt: skip
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=32 + 48,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=40 + 6 * 8,
+    ).save_pretrained(folder / "unet")
     for part, kept in (("vae", ()), ("scheduler", ()), ("tokenizer", ("tokenizer_2",))):
         for name in (part, *kept):
             (folder / name).mkdir()

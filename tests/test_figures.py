@@ -14,10 +14,37 @@ from matplotlib.colors import to_rgb
 
 from fsdlib.features import Layer, Tap
 from fsdlib.figures import (
-    ADDED, CLUSTER_COLOURS, REMOVED, caption_strip, gallery, label_colours, overlay, picture_grid, principal_colours, show_anatomy, show_caption,
-    show_cells, show_class_iou, show_clusters_on, show_confusion, show_difference, show_distances, show_interval, show_map, show_mask, show_overlay,
-    show_points, show_protocols, show_published, show_refinement, show_score_matrix, show_scores, show_shares, show_similarity, show_stages,
-)  # fmt: skip
+    ADDED,
+    CLUSTER_COLOURS,
+    REMOVED,
+    caption_strip,
+    gallery,
+    label_colours,
+    overlay,
+    picture_grid,
+    principal_colours,
+    show_anatomy,
+    show_caption,
+    show_cells,
+    show_class_iou,
+    show_clusters_on,
+    show_confusion,
+    show_difference,
+    show_distances,
+    show_interval,
+    show_map,
+    show_mask,
+    show_overlay,
+    show_points,
+    show_protocols,
+    show_published,
+    show_refinement,
+    show_score_matrix,
+    show_scores,
+    show_shares,
+    show_similarity,
+    show_stages,
+)
 from fsdlib.words import words
 
 
@@ -35,7 +62,9 @@ def test_the_overlay_tints_labelled_pixels_with_their_colour_and_only_those():
 
 
 def test_the_legend_names_what_the_label_map_holds():
-    ax = show_overlay(np.zeros((4, 4, 3), np.uint8), np.array([[0, 2, 2, 255]] * 4, np.uint8), ("background", "cat", "dog"))
+    ax = show_overlay(
+        np.zeros((4, 4, 3), np.uint8), np.array([[0, 2, 2, 255]] * 4, np.uint8), ("background", "cat", "dog")
+    )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dog"]
 
 
@@ -81,8 +110,13 @@ def test_a_confusion_matrix_shows_shares_of_each_row():
 
 def test_scores_are_sorted_bars_with_one_that_stands_out():
     ax = show_scores(dict(rgb=0.25, diffusion=0.5), highlighted="diffusion")
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["diffusion", "rgb"] and [bar.get_width() for bar in ax.patches] == [0.5, 0.25]
-    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor() and {t.get_text() for t in ax.texts} == {"0.500", "0.250"}
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["diffusion", "rgb"] and [
+        bar.get_width() for bar in ax.patches
+    ] == [0.5, 0.25]
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor() and {t.get_text() for t in ax.texts} == {
+        "0.500",
+        "0.250",
+    }
 
 
 BEFORE, AFTER = np.array([[True, True], [False, False]]), np.array([[True, False], [True, False]])
@@ -110,18 +144,33 @@ def test_a_map_shows_its_values_on_the_scale_it_is_given_and_marks_the_point():
 
 def test_refinement_is_shown_with_the_iou_of_both_masks_where_the_truth_is_known():
     image = np.zeros((2, 2, 3), np.uint8)
-    assert [ax.get_title() for ax in show_refinement(image, BEFORE, AFTER, BEFORE).axes] == ["before, IoU 1.00", "after, IoU 0.33", "what changed"]
+    assert [ax.get_title() for ax in show_refinement(image, BEFORE, AFTER, BEFORE).axes] == [
+        "before, IoU 1.00",
+        "after, IoU 0.33",
+        "what changed",
+    ]
     assert [ax.get_title() for ax in show_refinement(image, BEFORE, AFTER).axes] == ["before", "after", "what changed"]
 
 
 def test_the_strip_of_stages_shows_each_and_the_caption():
     result = SimpleNamespace(
-        names=("background", "cat"), caption="a cat", masks=np.zeros((2, 4, 4), bool), clusters=np.zeros((2, 2), np.uint8),
-        coarse=np.ones((4, 4), np.uint8), labels=np.eye(4, dtype=np.uint8),
-    )  # fmt: skip
+        names=("background", "cat"),
+        caption="a cat",
+        masks=np.zeros((2, 4, 4), bool),
+        clusters=np.zeros((2, 2), np.uint8),
+        coarse=np.ones((4, 4), np.uint8),
+        labels=np.eye(4, dtype=np.uint8),
+    )
     image, maps = np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0).random((5, 2, 2), np.float32)
     figure = show_stages(image, result, maps, np.full((4, 4), 255, np.uint8), title="worst")
-    assert [ax.get_title() for ax in figure.axes] == ["picture", "features (PCA)", "2 clusters", "named", "refined", "truth"]
+    assert [ax.get_title() for ax in figure.axes] == [
+        "picture",
+        "features (PCA)",
+        "2 clusters",
+        "named",
+        "refined",
+        "truth",
+    ]
     assert figure.get_suptitle() == 'worst | "a cat"' and len(show_stages(image, result, maps).axes) == 5
 
 
@@ -139,30 +188,53 @@ def test_protocols_stand_side_by_side_in_percent():
 
 
 def test_published_numbers_of_two_protocols_never_share_a_panel():
-    table = pd.DataFrame(dict(system=["a", "b", "c"], protocol=["dataset", "per_image", "dataset"], voc21=[40.0, 50.0, 30.0], coco=[1.0, 2.0, np.nan]))
+    table = pd.DataFrame(
+        dict(
+            system=["a", "b", "c"],
+            protocol=["dataset", "per_image", "dataset"],
+            voc21=[40.0, 50.0, 30.0],
+            coco=[1.0, 2.0, np.nan],
+        )
+    )
     figure = show_published(table, dict(voc21="VOC", coco="COCO"))
     assert [ax.get_title() for ax in figure.axes] == ["protocol: dataset", "protocol: per_image"]
-    assert [ax.lines[0].get_xdata().tolist() for ax in figure.axes] == [[30, 40], [50]] and figure.axes[1].lines[1].get_xdata().tolist() == [2]
+    assert [ax.lines[0].get_xdata().tolist() for ax in figure.axes] == [[30, 40], [50]] and figure.axes[1].lines[
+        1
+    ].get_xdata().tolist() == [2]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c", "a"]
 
 
 def test_an_interval_is_a_line_with_its_value_on_it():
     ax = show_interval(dict(best=(0.5, 0.4, 0.7), paper=(0.25, 0.2, 0.3)))
-    assert [line.get_xdata()[0] if len(line.get_xdata()) == 1 else list(line.get_xdata()) for line in ax.lines] == [[40, 70], 50, [20, 30], 25]
+    assert [line.get_xdata()[0] if len(line.get_xdata()) == 1 else list(line.get_xdata()) for line in ax.lines] == [
+        [40, 70],
+        50,
+        [20, 30],
+        25,
+    ]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["best", "paper"]
 
 
 def test_shares_are_bars_in_the_order_given_with_their_part_of_the_whole():
     ax = show_shares(dict(found=3, caption=1, names=0), unit="objects")
-    assert [bar.get_width() for bar in ax.patches] == [3, 1, 0] and [label.get_text() for label in ax.get_yticklabels()] == ["found", "caption", "names"]
+    assert [bar.get_width() for bar in ax.patches] == [3, 1, 0] and [
+        label.get_text() for label in ax.get_yticklabels()
+    ] == ["found", "caption", "names"]
     assert [text.get_text() for text in ax.texts] == ["3 (75 %)", "1 (25 %)", "0 (0 %)"]
 
 
 def test_points_and_centres_have_the_colours_of_their_clusters():
-    ax = show_points(np.float32([[0, 0], [1, 1], [2, 0]]), np.array([0, 1, 1]), centres=np.float32([[0, 0], [1.5, 0.5]]))
+    ax = show_points(
+        np.float32([[0, 0], [1, 1], [2, 0]]), np.array([0, 1, 1]), centres=np.float32([[0, 0], [1.5, 0.5]])
+    )
     points, centres = ax.collections
-    assert points.get_offsets().tolist() == [[0, 0], [1, 1], [2, 0]] and centres.get_offsets().tolist() == [[0, 0], [1.5, 0.5]]
-    assert np.array_equal(points.get_facecolors()[[0, 1]], centres.get_facecolors()) and not np.array_equal(*centres.get_facecolors())
+    assert points.get_offsets().tolist() == [[0, 0], [1, 1], [2, 0]] and centres.get_offsets().tolist() == [
+        [0, 0],
+        [1.5, 0.5],
+    ]
+    assert np.array_equal(points.get_facecolors()[[0, 1]], centres.get_facecolors()) and not np.array_equal(
+        *centres.get_facecolors()
+    )
 
 
 def test_points_may_have_colours_of_their_own():
@@ -173,7 +245,9 @@ def test_points_may_have_colours_of_their_own():
 def test_clusters_on_a_picture_tint_it_and_have_a_white_border():
     image, clusters = np.full((8, 8, 3), 200, np.uint8), np.array([[0, 1]], np.uint8)
     drawn = show_clusters_on(image, clusters, strength=1.0).images[0].get_array()
-    assert np.array_equal(drawn[:, 0], np.tile((CLUSTER_COLOURS[0] * 255).astype(np.uint8), (8, 1))) and np.all(drawn[:, 4] == 255)
+    assert np.array_equal(drawn[:, 0], np.tile((CLUSTER_COLOURS[0] * 255).astype(np.uint8), (8, 1))) and np.all(
+        drawn[:, 4] == 255
+    )
     assert np.array_equal(drawn[0, 7], (CLUSTER_COLOURS[1] * 255).astype(np.uint8))
 
 
@@ -187,7 +261,11 @@ def test_a_score_matrix_shows_every_score_and_the_best_of_each_row_in_bold():
     ax = show_score_matrix(np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]]), ["mask 0", "mask 1"], ["cat", "dog", "bus"])
     assert [t.get_text() for t in ax.texts] == ["0.70", "0.20", "0.10", "0.10", "0.30", "0.60"]
     assert [t.get_text() for t in ax.texts if t.get_fontweight() == "bold"] == ["0.70", "0.60"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "bus"] and [t.get_text() for t in ax.get_yticklabels()] == ["mask 0", "mask 1"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog", "bus"] and [
+        t.get_text() for t in ax.get_yticklabels()
+    ] == ["mask 0", "mask 1"]
+
+
 def test_a_grid_of_pictures_shows_every_cell_under_its_titles():
     picture, heat = np.zeros((4, 4, 3), np.uint8), np.arange(4.0).reshape(2, 2)
     figure = picture_grid([[picture, heat], [heat]], ["first", "second"], ["a", "b"], limits=(0, 9), unit="share")
@@ -210,21 +288,53 @@ def test_a_strip_marks_the_words_of_every_caption():
 def test_distances_mark_each_words_nearest_class():
     ax = show_distances(np.array([[0.5, 0.25], [0.1, 0.9]]), ["puppy", "kitten"], ["cat", "dog"])
     assert [text.get_text() for text in ax.texts] == ["", "0.25", "0.10", ""]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog"] and [t.get_text() for t in ax.get_yticklabels()] == ["puppy", "kitten"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["cat", "dog"] and [
+        t.get_text() for t in ax.get_yticklabels()
+    ] == ["puppy", "kitten"]
 
 
 def test_the_anatomy_has_a_bar_a_layer_and_a_star_a_tap():
-    kinds = ["convolution", "residual", "downsampling", "residual", "attention", "upsampling", "residual", "convolution"]
-    modules = ["conv_in", "down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block.resnets.0", "up_blocks.0.attentions.0",
-               "up_blocks.0.upsamplers.0", "up_blocks.1.resnets.0", "conv_out"]  # fmt: skip
-    layers = [Layer(m, k, 8 + i, grid) for i, (m, k, grid) in enumerate(zip(modules, kinds, (16, 16, 8, 8, 8, 16, 16, 16)))]
+    kinds = [
+        "convolution",
+        "residual",
+        "downsampling",
+        "residual",
+        "attention",
+        "upsampling",
+        "residual",
+        "convolution",
+    ]
+    modules = [
+        "conv_in",
+        "down_blocks.0.resnets.0",
+        "down_blocks.0.downsamplers.0",
+        "mid_block.resnets.0",
+        "up_blocks.0.attentions.0",
+        "up_blocks.0.upsamplers.0",
+        "up_blocks.1.resnets.0",
+        "conv_out",
+    ]
+    layers = [
+        Layer(m, k, 8 + i, grid) for i, (m, k, grid) in enumerate(zip(modules, kinds, (16, 16, 8, 8, 8, 16, 16, 16)))
+    ]
     ax = show_anatomy(layers, [Tap("up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q", 8)])
-    heights = {round(bar.get_x() + bar.get_width() / 2): round(bar.get_y() + bar.get_height() / 2) for group in ax.containers for bar in group}
+    heights = {
+        round(bar.get_x() + bar.get_width() / 2): round(bar.get_y() + bar.get_height() / 2)
+        for group in ax.containers
+        for bar in group
+    }
     assert heights == {0: 0, 1: 0, 2: -1, 3: -1, 4: -1, 5: 0, 6: 0, 7: 0}
     assert [t.get_text() for t in ax.get_yticklabels()] == ["16 x 16", "8 x 8"]
     (star,) = [c for c in ax.collections if c.get_label() == "tap"]
     assert star.get_offsets()[:, 0].tolist() == [4]
-    assert [str(8 + i) for i in range(8)] + ["conv_in", "down_blocks.0", "mid_block", "up_blocks.0", "up_blocks.1", "conv_out"] == [t.get_text() for t in ax.texts if t.get_text()]
+    assert [str(8 + i) for i in range(8)] + [
+        "conv_in",
+        "down_blocks.0",
+        "mid_block",
+        "up_blocks.0",
+        "up_blocks.1",
+        "conv_out",
+    ] == [t.get_text() for t in ax.texts if t.get_text()]
 
 
 def test_a_similarity_map_is_shown_beside_the_picture_with_its_point_in_both():

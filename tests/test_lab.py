@@ -13,7 +13,9 @@ import pytest
 from fsdlib.project import NOTEBOOKS, REPORTS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's package chromium to run this")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: install Debian's package chromium to run this"
+)
 TOKEN = "walk"
 SECONDS = 600  # at most, for a whole notebook
 
@@ -28,8 +30,17 @@ def lab(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = dict(root_dir=folder / "notebooks", token=TOKEN, port=port, open_browser=False, allow_root=True, ip="127.0.0.1")
-    command = [sys.executable, "-m", "jupyterlab", "--expose-app-in-browser", "--LabApp.news_url=None", *(f"--ServerApp.{key}={value}" for key, value in options.items())]
+    options = dict(
+        root_dir=folder / "notebooks", token=TOKEN, port=port, open_browser=False, allow_root=True, ip="127.0.0.1"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--expose-app-in-browser",
+        "--LabApp.news_url=None",
+        *(f"--ServerApp.{key}={value}" for key, value in options.items()),
+    ]
     own = {f"JUPYTER{kind}_DIR": str(folder / kind) for kind in ("_CONFIG", "LAB_WORKSPACES", "LAB_SETTINGS")}
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(command, env=os.environ | own | dict(TQDM_DISABLE="1"), stdout=log, stderr=log)
@@ -72,7 +83,10 @@ def run_all(browser, lab: str, name: str):
     page = browser.new_page(viewport=dict(width=1400, height=1000))
     page.goto(f"{lab}/tree/{name}.ipynb?token={TOKEN}&reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.wait_for_function("() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.wait_for_function(
+        "() => window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+        timeout=60_000,
+    )
     for menu, command in (("Edit", "editmenu:clear-all"), ("Run", "runmenu:run-all")):
         page.locator("#jp-MainMenu").get_by_text(menu, exact=True).click()
         page.locator(f'.lm-Menu-item[data-command="{command}"]').click()

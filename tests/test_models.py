@@ -17,7 +17,19 @@ from PIL import Image
 from fsdlib import models
 from fsdlib.caption import caption
 from fsdlib.features import features, find_taps, latents
-from fsdlib.models import CAPTIONERS, CLIPS, DIFFUSION, MODEL_SETS, ModelUnavailable, load_captioner, load_clip, load_diffusion, load_models, locate, sources
+from fsdlib.models import (
+    CAPTIONERS,
+    CLIPS,
+    DIFFUSION,
+    MODEL_SETS,
+    ModelUnavailable,
+    load_captioner,
+    load_clip,
+    load_diffusion,
+    load_models,
+    locate,
+    sources,
+)
 from fsdlib.names import pooled_patches
 from fsdlib.project import MINI, ROOT
 
@@ -42,7 +54,9 @@ def test_every_published_model_is_pinned_to_a_full_commit_or_to_main():
 def test_sd14_is_the_published_set():
     repositories = {part: source.repository for part, source in sources("sd14").items()}
     assert repositories == dict(
-        diffusion="CompVis/stable-diffusion-v1-4", captioner="Salesforce/blip-image-captioning-base", clip="timm/vit_base_patch32_clip_224.openai"
+        diffusion="CompVis/stable-diffusion-v1-4",
+        captioner="Salesforce/blip-image-captioning-base",
+        clip="timm/vit_base_patch32_clip_224.openai",
     )
 
 
@@ -51,7 +65,9 @@ def test_one_part_of_a_set_can_be_exchanged():
     assert exchanged == sources("sd14") | dict(captioner=CAPTIONERS["blip2"], clip=CLIPS["convnext-large"])
 
 
-@pytest.mark.parametrize("asked", [dict(name="sd99"), dict(name="sd14", captioner="gpt"), dict(name="sd14", clip="siglip")])
+@pytest.mark.parametrize(
+    "asked", [dict(name="sd99"), dict(name="sd14", captioner="gpt"), dict(name="sd14", clip="siglip")]
+)
 def test_unknown_names_are_answered_with_those_there_are(asked):
     with pytest.raises(ValueError, match=f"{list(asked.values())[-1]!r}: choose one of mini, "):
         sources(**asked)
@@ -90,7 +106,9 @@ def test_offline_the_command_ends_in_one_sentence_with_model_revision_and_comman
 
 
 def test_loading_offline_raises_the_same_sentence(cache):
-    with pytest.raises(ModelUnavailable, match="CompVis/stable-diffusion-v1-4 at revision 133a221b.*`make fetch MODELS=sd14`"):
+    with pytest.raises(
+        ModelUnavailable, match="CompVis/stable-diffusion-v1-4 at revision 133a221b.*`make fetch MODELS=sd14`"
+    ):
         load_models("sd14", device="cpu")
 
 
@@ -106,7 +124,9 @@ def test_what_is_in_the_cache_is_used_and_the_commit_recorded(cache):
     source = CLIPS["vit-b-32"]
     folder = fill(cache, source, source.files)
     found, identity = locate(source, "MODELS=sd14")
-    assert found == folder and identity == dict(repository=source.repository, revision=source.revision, commit=source.revision)
+    assert found == folder and identity == dict(
+        repository=source.repository, revision=source.revision, commit=source.revision
+    )
 
 
 def test_a_half_filled_cache_does_not_pass_for_whole(cache):
@@ -140,7 +160,7 @@ def test_the_embedded_models_are_laid_out_as_the_hub_lays_out_the_large_ones():
 
 
 def test_each_parts_identity_is_a_hash_of_its_weights_alone(mini, copy):
-    folder, source = copy
+    _folder, source = copy
     assert len({mini.identity[part]["sha256"] for part in ("diffusion", "captioner", "clip")}) == 3
     assert locate(source, "mini")[1] == mini.identity["clip"] and mini.identity["dtype"] == "float32"
 
@@ -151,7 +171,9 @@ def test_weights_that_were_tampered_with_are_refused(copy):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ModelUnavailable, match="open_clip_model.safetensors has sha256 .* the manifest says .* restore the file"):
+    with pytest.raises(
+        ModelUnavailable, match="open_clip_model.safetensors has sha256 .* the manifest says .* restore the file"
+    ):
         locate(source, "mini")
 
 
@@ -189,8 +211,18 @@ class Trap:
     "load, part, weights, pickled",
     [
         (load_captioner, "blip", "model.safetensors", "pytorch_model.bin"),
-        (load_diffusion, "stable-diffusion", "unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
-        (load_diffusion, "stable-diffusion", "vae/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin"),
+        (
+            load_diffusion,
+            "stable-diffusion",
+            "unet/diffusion_pytorch_model.safetensors",
+            "unet/diffusion_pytorch_model.bin",
+        ),
+        (
+            load_diffusion,
+            "stable-diffusion",
+            "vae/diffusion_pytorch_model.safetensors",
+            "vae/diffusion_pytorch_model.bin",
+        ),
         (load_diffusion, "stable-diffusion", "text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
         (load_clip, "clip", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
     ],
@@ -222,11 +254,21 @@ def test_the_posterior_is_the_whole_autoencoders(mini):
 
 def test_the_whole_autoencoder_has_a_decoder_and_is_not_trained():
     whole = models.load_autoencoder("mini", device="cpu")
-    assert whole.decoder is not None and not whole.training and not any(parameter.requires_grad for parameter in whole.parameters())
+    assert (
+        whole.decoder is not None
+        and not whole.training
+        and not any(parameter.requires_grad for parameter in whole.parameters())
+    )
 
 
 def test_nothing_loaded_is_in_training_mode(mini):
-    parts = [mini.captioner.model, mini.clip.model, mini.diffusion.unet, mini.diffusion.encoder, *mini.diffusion.text_encoders]
+    parts = [
+        mini.captioner.model,
+        mini.clip.model,
+        mini.diffusion.unet,
+        mini.diffusion.encoder,
+        *mini.diffusion.text_encoders,
+    ]
     assert not [part for part in parts if part.training]
 
 
@@ -259,13 +301,17 @@ def test_the_embedded_clip_has_one_activation_and_its_text_encoder_the_same(mini
 
 
 def test_openais_clip_is_configured_with_quick_gelu():
-    configuration = json.loads((ROOT / "data/rehearsal/timm--vit_base_patch32_clip_224.openai/open_clip_config.json").read_text())
+    configuration = json.loads(
+        (ROOT / "data/rehearsal/timm--vit_base_patch32_clip_224.openai/open_clip_config.json").read_text()
+    )
     assert configuration["model_cfg"]["quick_gelu"] is True
 
 
 def calls_of(module):
     counted = []
-    return counted, module.register_forward_hook(lambda _, inputs, output: counted.append(len(output if torch.is_tensor(output) else output[0])))
+    return counted, module.register_forward_hook(
+        lambda _, inputs, output: counted.append(len(output if torch.is_tensor(output) else output[0]))
+    )
 
 
 def test_the_diffusion_models_texts_are_encoded_once(mini):
@@ -288,7 +334,9 @@ def test_the_clips_texts_are_encoded_once(mini):
 
 def test_the_clips_vectors_have_unit_length(mini, scenes):
     vectors = [mini.clip.encode_text(["cat", "dog"]), mini.clip.encode_images([scene.image for scene in scenes])]
-    assert [v.dtype for v in vectors] == [np.float32] * 2 and all(np.allclose(np.linalg.norm(v, axis=1), 1, atol=1e-5) for v in vectors)
+    assert [v.dtype for v in vectors] == [np.float32] * 2 and all(
+        np.allclose(np.linalg.norm(v, axis=1), 1, atol=1e-5) for v in vectors
+    )
 
 
 def clip_of(**vision):
@@ -298,7 +346,12 @@ def clip_of(**vision):
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text).eval()
     preprocessing = dict(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic")
     model.visual.preprocess_cfg = preprocessing
-    return models.Clip(model, open_clip.image_transform(vision["image_size"], is_train=False, **preprocessing), None, torch.device("cpu"))
+    return models.Clip(
+        model,
+        open_clip.image_transform(vision["image_size"], is_train=False, **preprocessing),
+        None,
+        torch.device("cpu"),
+    )
 
 
 def unit(vectors):
@@ -310,30 +363,44 @@ CONVOLUTIONAL = dict(image_size=64, timm_model_name="convnext_atto", timm_pool="
 
 
 @pytest.mark.parametrize(
-    "vision, grid", [(TRANSFORMER | dict(no_ln_pre=True, pool_type="avg"), 8), (CONVOLUTIONAL | dict(image_size=32), 1)], ids=["transformer", "convolutional"]
+    "vision, grid",
+    [(TRANSFORMER | dict(no_ln_pre=True, pool_type="avg"), 8), (CONVOLUTIONAL | dict(image_size=32), 1)],
+    ids=["transformer", "convolutional"],
 )
 def test_the_mean_of_the_patches_is_the_whole_picture_where_the_tower_pools_by_the_mean(scenes, vision, grid):
     clip, images = clip_of(**vision), [scene.image for scene in scenes[:2]]
     patches = clip.encode_patches(images)
     assert patches.shape == (2, grid, grid, 24) and patches.dtype == np.float32
     assert np.allclose(unit(patches.mean(axis=(1, 2))), clip.encode_images(images), atol=1e-5)
-    assert np.allclose(pooled_patches(patches[0], np.ones((1, 192, 192), bool)), clip.encode_images(images[:1]), atol=1e-5)
+    assert np.allclose(
+        pooled_patches(patches[0], np.ones((1, 192, 192), bool)), clip.encode_images(images[:1]), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("vision, grid", [(TRANSFORMER | dict(pool_type="tok"), 8), (CONVOLUTIONAL, 2)], ids=["transformer", "convolutional"])
+@pytest.mark.parametrize(
+    "vision, grid", [(TRANSFORMER | dict(pool_type="tok"), 8), (CONVOLUTIONAL, 2)], ids=["transformer", "convolutional"]
+)
 def test_patches_cover_the_whole_picture_whatever_its_shape(vision, grid):
     clip = clip_of(**vision)
     wide = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     squashed = np.asarray(Image.fromarray(wide).resize((64, 64), Image.Resampling.BICUBIC))
-    assert np.allclose(clip.encode_patches([wide]), clip.encode_patches([squashed]), atol=1e-3) and clip.encode_patches([wide]).shape == (1, grid, grid, 24)
+    assert np.allclose(clip.encode_patches([wide]), clip.encode_patches([squashed]), atol=1e-3) and clip.encode_patches(
+        [wide]
+    ).shape == (1, grid, grid, 24)
     changed = wide.copy()
     changed[:, :16] = 0  # which a centre crop would not show
     assert np.abs(clip.encode_patches([changed]) - clip.encode_patches([wide])).max() > 1e-3
 
 
-@pytest.mark.parametrize("vision", [dict(layers=(1, 1, 1, 1), width=16, image_size=64), CONVOLUTIONAL | dict(timm_pool="rot_attn", timm_proj="")])
+@pytest.mark.parametrize(
+    "vision",
+    [dict(layers=(1, 1, 1, 1), width=16, image_size=64), CONVOLUTIONAL | dict(timm_pool="rot_attn", timm_proj="")],
+)
 def test_a_tower_without_patches_is_refused_with_those_that_have_them(scene, vision):
-    with pytest.raises(ValueError, match="no patches in the space of texts: take a CLIP with open_clip's vision transformer or a convolutional tower"):
+    with pytest.raises(
+        ValueError,
+        match="no patches in the space of texts: take a CLIP with open_clip's vision transformer or a convolutional tower",
+    ):
         clip_of(**vision).encode_patches([scene.image])
 
 
@@ -347,7 +414,11 @@ def test_half_precision_gives_nearly_the_same(mini, scene, dtype, tolerance):
     assert half.identity["dtype"] == str(dtype).removeprefix("torch.")
     taps, seeds = find_taps(mini.diffusion), [1]
     of_half, of_full = (
-        [m.clip.encode_images([scene.image]), m.clip.encode_text(["a hat"]), *features(latents([scene.image], m.diffusion), m.diffusion, taps, seeds)]
+        [
+            m.clip.encode_images([scene.image]),
+            m.clip.encode_text(["a hat"]),
+            *features(latents([scene.image], m.diffusion), m.diffusion, taps, seeds),
+        ]
         for m in (half, mini)
     )
     for a, b in zip(of_half, of_full):
@@ -356,4 +427,6 @@ def test_half_precision_gives_nearly_the_same(mini, scene, dtype, tolerance):
 
 
 def test_models_print_what_they_are(mini):
-    assert str(mini).startswith("models 'mini' (diffusion: fsdlib/mini at ") and mini.identity["clip"]["sha256"][:12] in str(mini)
+    assert str(mini).startswith("models 'mini' (diffusion: fsdlib/mini at ") and mini.identity["clip"]["sha256"][
+        :12
+    ] in str(mini)

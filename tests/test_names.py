@@ -4,8 +4,16 @@ import torch
 from PIL import Image
 
 from fsdlib.names import (
-    assign_best, assign_one_cluster_per_class, encode_names, nearest_classes, pooled_patches, score, score_masks, score_vectors, views,
-)  # fmt: skip
+    assign_best,
+    assign_one_cluster_per_class,
+    encode_names,
+    nearest_classes,
+    pooled_patches,
+    score,
+    score_masks,
+    score_vectors,
+    views,
+)
 from fsdlib.vocabulary import Vocabulary
 
 # --------------------------------------------------------------------------------------------------------- views
@@ -76,7 +84,10 @@ def test_templates_are_averaged_into_one_vector_of_unit_length(mini):
 def test_masks_are_scored_as_the_views_of_them_are(mini, scene):
     names, masks = ["cat", "dog"], np.stack([scene.labels == label for label in np.unique(scene.labels)[:2]])
     for view in ("black_frame", "crop"):
-        assert np.array_equal(score_masks(scene.image, masks, names, mini.clip, view), score(views(scene.image, masks, view), names, mini.clip))
+        assert np.array_equal(
+            score_masks(scene.image, masks, names, mini.clip, view),
+            score(views(scene.image, masks, view), names, mini.clip),
+        )
 
 
 def test_scores_of_vectors_are_the_softmax_of_scaled_cosines(mini):
@@ -89,7 +100,9 @@ def test_scores_of_vectors_are_the_softmax_of_scaled_cosines(mini):
 
 
 def test_a_vector_of_zeros_is_like_every_name_alike(mini):
-    assert np.allclose(score_vectors(np.zeros((1, len(encode_names(["cat"], mini.clip)[0]))), ["cat", "dog"], mini.clip), 0.5)
+    assert np.allclose(
+        score_vectors(np.zeros((1, len(encode_names(["cat"], mini.clip)[0]))), ["cat", "dog"], mini.clip), 0.5
+    )
 
 
 # ------------------------------------------------------------------------------------------------ pooled patches
@@ -115,7 +128,11 @@ def test_pooled_vectors_have_unit_length_and_an_empty_mask_has_none():
     masks[0] = True
     masks[1, :5, :5] = True
     pooled = pooled_patches(patches, masks)
-    assert pooled.shape == (3, 6) and pooled.dtype == np.float32 and np.allclose(np.linalg.norm(pooled, axis=1), [1, 1, 0], atol=1e-5)
+    assert (
+        pooled.shape == (3, 6)
+        and pooled.dtype == np.float32
+        and np.allclose(np.linalg.norm(pooled, axis=1), [1, 1, 0], atol=1e-5)
+    )
 
 
 # ---------------------------------------------------------------------------------- row 8: one cluster per class
@@ -123,12 +140,14 @@ def test_pooled_vectors_have_unit_length_and_an_empty_mask_has_none():
 
 def test_row_8_worked_by_hand():
     #            cat   dog   car   tree
-    scores = np.float32([
-        [0.50, 0.20, 0.20, 0.10],
-        [0.30, 0.40, 0.20, 0.10],
-        [0.10, 0.35, 0.50, 0.05],
-        [0.25, 0.15, 0.40, 0.20],
-    ])  # fmt: skip
+    scores = np.float32(
+        [
+            [0.50, 0.20, 0.20, 0.10],
+            [0.30, 0.40, 0.20, 0.10],
+            [0.10, 0.35, 0.50, 0.05],
+            [0.25, 0.15, 0.40, 0.20],
+        ]
+    )
     # The caption speaks of cat, dog and tree: the car's scores become 0.
     # The cat's best mask is 0 (0.50), the dog's is 1 (0.40), the tree's is 3 (0.20); each class keeps that mask alone.
     # Mask 2 looked most like a car, then like a dog, but no class kept it: background.
@@ -143,7 +162,10 @@ def test_a_mask_that_is_best_for_two_classes_takes_the_likelier_and_the_other_cl
 
 def test_with_no_class_in_the_caption_all_is_background():
     scores = np.float32([[0.6, 0.4], [0.5, 0.5]])
-    assert assign_one_cluster_per_class(scores, []).tolist() == [-1, -1] and assign_best(scores, []).tolist() == [-1, -1]
+    assert assign_one_cluster_per_class(scores, []).tolist() == [-1, -1] and assign_best(scores, []).tolist() == [
+        -1,
+        -1,
+    ]
 
 
 def test_each_class_has_one_mask_at_most_and_only_candidates_are_given():
@@ -163,12 +185,14 @@ def test_each_class_has_one_mask_at_most_and_only_candidates_are_given():
 
 def test_merged_masks_take_their_best_name_and_may_share_one():
     #            cat   dog   car   wall
-    scores = np.float32([
-        [0.50, 0.20, 0.20, 0.10],
-        [0.45, 0.35, 0.10, 0.10],
-        [0.10, 0.12, 0.60, 0.18],
-        [0.10, 0.25, 0.25, 0.40],
-    ])  # fmt: skip
+    scores = np.float32(
+        [
+            [0.50, 0.20, 0.20, 0.10],
+            [0.45, 0.35, 0.10, 0.10],
+            [0.10, 0.12, 0.60, 0.18],
+            [0.10, 0.25, 0.25, 0.40],
+        ]
+    )
     # cat and dog are candidates, the wall stands for background; the car can neither be given nor win
     assert assign_best(scores, [0, 1], [3]).tolist() == [0, 0, -1, -1]  # mask 2 is more of a wall than of a dog
     assert assign_best(scores, [0, 1], []).tolist() == [0, 0, 1, 1]
@@ -197,13 +221,18 @@ PETS = Vocabulary(("background", "cat", "dog"), (("background",), ("cat", "kitte
 
 def test_a_free_name_means_the_class_with_the_nearest_way_to_say_it():
     found = nearest_classes(["animal", "kitten", "brick"], PETS, Compass(), ["wall"])
-    assert {name: label for name, (label, _) in found.items()} == dict(animal=2, kitten=1, brick=0)  # animal: 4 degrees from puppy, 6 from kitten
+    assert {name: label for name, (label, _) in found.items()} == dict(
+        animal=2, kitten=1, brick=0
+    )  # animal: 4 degrees from puppy, 6 from kitten
     assert found["animal"][1] == pytest.approx(np.cos(np.radians(4))) and found["kitten"][1] == pytest.approx(1)
 
 
 def test_without_background_every_free_name_means_a_class():
     bare = Vocabulary(PETS.names, PETS.synonyms, background=False)
-    assert nearest_classes(["brick"], bare, Compass(), ["wall"])["brick"][0] == 2 and nearest_classes([], bare, Compass()) == {}
+    assert (
+        nearest_classes(["brick"], bare, Compass(), ["wall"])["brick"][0] == 2
+        and nearest_classes([], bare, Compass()) == {}
+    )
 
 
 def test_a_name_that_is_both_a_class_and_of_the_background_means_the_class():

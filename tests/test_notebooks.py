@@ -11,12 +11,15 @@ from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 
 from fsdlib.project import NOTEBOOKS
-from fsdlib.scenes import scene_of_split
+from fsdlib.world.scenes import scene_of_split
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 WALK = [path for path in ALL if "01" <= path.stem[:2] <= "07"]
 # What is written like a number and is none: code, formulas, links, papers, versions, licences.
-NAMES = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)|arXiv:? ?\d+\.\d+|SD[ -]?\d\.\d|Diffusion \d\.\d|CC BY(?:-SA)? \d\.\d", re.S)
+NAMES = re.compile(
+    r"```.*?```|`[^`]*`|\$[^$]*\$|\]\([^)]*\)|arXiv:? ?\d+\.\d+|SD[ -]?\d\.\d|Diffusion \d\.\d|CC BY(?:-SA)? \d\.\d",
+    re.S,
+)
 NUMBER = re.compile(r"\d+\.\d+|\d+(?= ?%)")
 
 
@@ -35,7 +38,9 @@ def test_notebooks_explain_before_they_run(notebook):
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds[0] == "markdown" and notebook.cells[0].source.startswith("# ")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert max(len(cell.source.splitlines()) for cell in code if "parameters" not in cell.metadata.get("tags", [])) <= 15
+    assert (
+        max(len(cell.source.splitlines()) for cell in code if "parameters" not in cell.metadata.get("tags", [])) <= 15
+    )
     assert not [cell for cell in code if "\ndef " in f"\n{cell.source}"]
 
 
@@ -47,14 +52,21 @@ def test_notebooks_hold_no_machine_details(notebook):
     text = nbformat.writes(notebook)
     assert len(text) < 1_500_000
     for trace in ("/home/", "/root/", "/tmp/", "/work/", " at 0x7"):
-        assert trace not in "".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+        assert trace not in "".join(
+            str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+            for cell in notebook.cells
+            if cell.cell_type == "code"
+            for output in cell.outputs
+        )
     assert "papermill" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
 
 
 def test_numbers_in_the_text_are_asserted_in_a_cell(notebook):
     """Decimals and percentages in the prose stand in a cell that asserts something, or among the parameters."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    held = " ".join(cell.source for cell in code if "assert" in cell.source or "parameters" in cell.metadata.get("tags", []))
+    held = " ".join(
+        cell.source for cell in code if "assert" in cell.source or "parameters" in cell.metadata.get("tags", [])
+    )
     prose = " ".join(NAMES.sub(" ", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
     assert not {number for number in NUMBER.findall(prose) if number not in held}
 
@@ -63,9 +75,19 @@ def test_numbers_in_the_text_are_asserted_in_a_cell(notebook):
 def test_the_walk_asks_shows_and_sets_exercises(path):
     notebook = nbformat.read(path, as_version=4)
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert "?" in prose[0] and any("## What we saw" in text for text in prose) and any("## Try this" in text for text in prose)
+    assert (
+        "?" in prose[0]
+        and any("## What we saw" in text for text in prose)
+        and any("## Try this" in text for text in prose)
+    )
     assert sum(text.count("<details>") for text in prose) >= 2
-    figures = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if "image/jpeg" in output.get("data", {})]
+    figures = [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/jpeg" in output.get("data", {})
+    ]
     assert len(figures) >= 4 and len(" ".join(prose).split()) >= 1000
 
 
@@ -83,7 +105,11 @@ def execute(name: str, tmp_path, **parameters):
     for attempts_left in (2, 1, 0):
         try:
             return papermill.execute_notebook(
-                NOTEBOOKS / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters=parameters, progress_bar=False, execution_timeout=150
+                NOTEBOOKS / f"{name}.ipynb",
+                tmp_path / f"{name}.ipynb",
+                parameters=parameters,
+                progress_bar=False,
+                execution_timeout=150,
             )
         except CellTimeoutError:
             if not attempts_left:
@@ -117,14 +143,22 @@ def test_papermill_walks_with_other_parameters(name, tmp_path):
 
 
 def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
-    first = execute("20_evaluate", tmp_path, recipe="best", vocabulary="open", limit=3, batch_size=2, output=str(tmp_path / "run"))
+    first = execute(
+        "20_evaluate", tmp_path, recipe="best", vocabulary="open", limit=3, batch_size=2, output=str(tmp_path / "run")
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["images"] == 3 and summary["recipe"]["name"].startswith("best") and summary["vocabulary_mode"] == "open"
-    assert set(summary["miou"]) == {"dataset", "per_image"} and all(0 <= value <= 1 for value in summary["miou"].values())
+    assert (
+        summary["images"] == 3 and summary["recipe"]["name"].startswith("best") and summary["vocabulary_mode"] == "open"
+    )
+    assert set(summary["miou"]) == {"dataset", "per_image"} and all(
+        0 <= value <= 1 for value in summary["miou"].values()
+    )
     assert len(list((tmp_path / "run" / "labels").glob("*.png"))) == 3
     outputs = [output for cell in first.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("mIoU, dataset" in output.get("text", "") for output in outputs)
-    assert any("taken_for" in output.get("data", {}).get("text/plain", "") for output in outputs)  # what each free name was taken for is shown
+    assert any(
+        "taken_for" in output.get("data", {}).get("text/plain", "") for output in outputs
+    )  # what each free name was taken for is shown
 
 
 def test_papermill_evaluates_pictures_of_ones_own_without_masks(tmp_path):
@@ -132,7 +166,14 @@ def test_papermill_evaluates_pictures_of_ones_own_without_masks(tmp_path):
     for number in range(2):
         Image.fromarray(scene_of_split("val", number).image).save(tmp_path / "mine" / f"{number}.png")
     (tmp_path / "mine" / "classes.txt").write_text("elephant\ncake\ntree\ndog\n")
-    execute("20_evaluate", tmp_path, dataset="folder", root=str(tmp_path / "mine"), vocabulary="given", output=str(tmp_path / "run"))
+    execute(
+        "20_evaluate",
+        tmp_path,
+        dataset="folder",
+        root=str(tmp_path / "mine"),
+        vocabulary="given",
+        output=str(tmp_path / "run"),
+    )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["images"] == 2 and summary["miou"] is None and summary["vocabulary_mode"] == "given"
     assert "elephant" in (tmp_path / "run" / "images.csv").read_text()
@@ -143,10 +184,20 @@ def test_papermill_reports_on_runs_that_it_is_shown(tmp_path):
         execute("20_evaluate", tmp_path, recipe=recipe, limit=4, output=str(tmp_path / "runs" / recipe))
     execute("30_report", tmp_path, runs=str(tmp_path / "runs"), output=str(tmp_path / "report"))
     written = {path.name for path in (tmp_path / "report").rglob("*.*")}
-    assert {"scores.csv", "scores.tex", "published_dataset.csv", "published_per_image.tex", "classes.pdf", "gallery.png", "stages.pdf"} <= written
+    assert {
+        "scores.csv",
+        "scores.tex",
+        "published_dataset.csv",
+        "published_per_image.tex",
+        "classes.pdf",
+        "gallery.png",
+        "stages.pdf",
+    } <= written
 
 
 def test_a_parameter_a_notebook_lacks_is_known_before_a_run():
     known = {path.stem: set(papermill.inspect_notebook(path)) for path in ALL}
-    assert {"models", "recipe", "dataset", "root", "limit", "seed", "device", "batch_size", "output"} <= known["20_evaluate"]
+    assert {"models", "recipe", "dataset", "root", "limit", "seed", "device", "batch_size", "output"} <= known[
+        "20_evaluate"
+    ]
     assert "sede" not in known["20_evaluate"]

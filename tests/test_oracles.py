@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from fsdlib import oracles
-from fsdlib.oracles import STAGES, best_union, diagnose, segment_with, true_masks, worth
+from fsdlib.measure.scores import confusion, miou
+from fsdlib.measure.worth import worth
+from fsdlib.oracles import STAGES, best_union, diagnose, segment_with, true_masks
 from fsdlib.pipeline import perceive, segment
 from fsdlib.recipe import BEST, PAPER
-from fsdlib.scores import confusion, miou
 from fsdlib.vocabulary import VOID
 
 TRUTH = np.array([[1, 1, 0, 0], [1, VOID, 0, 2], [0, 0, 2, 2]], np.uint8)
@@ -22,7 +23,9 @@ def test_without_perfect_stages_it_is_the_pipeline_and_with_all_it_is_the_truth(
     plain = segment_with(scene.image, scene.labels, mini, recipe, vocabulary, known=known)
     assert np.array_equal(plain, segment(scene.image, mini, recipe, vocabulary).labels)
     perfect = segment_with(scene.image, scene.labels, mini, recipe, vocabulary, STAGES, known=known)
-    assert perfect.dtype == np.uint8 and miou([confusion(perfect, scene.labels, len(vocabulary))]) == dict(dataset=1, per_image=1)
+    assert perfect.dtype == np.uint8 and miou([confusion(perfect, scene.labels, len(vocabulary))]) == dict(
+        dataset=1, per_image=1
+    )
 
 
 def test_a_perfect_caption_leaves_only_classes_that_are_present(mini, scenes, vocabulary, monkeypatch):
@@ -60,10 +63,14 @@ def test_what_is_known_of_a_picture_is_computed_once(mini, scene, vocabulary, mo
     known = dict(perception=perceive([scene.image], mini, BEST)[0])
     fresh = segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"])
     monkeypatch.setattr(oracles.pipeline, "perceive", None)
-    assert np.array_equal(segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh)
+    assert np.array_equal(
+        segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
+    )
     monkeypatch.setattr(oracles.pipeline, "grouped", None)
     monkeypatch.setattr(oracles.pipeline, "refined", None)
-    assert np.array_equal(segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh)
+    assert np.array_equal(
+        segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
+    )
 
 
 def test_an_unknown_stage_and_free_names_raise(mini, scene, vocabulary):
@@ -76,7 +83,10 @@ def test_an_unknown_stage_and_free_names_raise(mini, scene, vocabulary):
 def test_worth_is_one_row_a_variant_with_both_protocols(mini, scenes, vocabulary):
     images, truths = [scene.image for scene in scenes[:2]], [scene.labels for scene in scenes[:2]]
     table = worth(images, truths, mini, PAPER, vocabulary, variants=[(), ("caption", "masks"), STAGES])
-    assert list(table.index) == ["none", "caption + masks", "caption + masks + names + refinement"] and list(table) == ["dataset", "per_image"]
+    assert list(table.index) == ["none", "caption + masks", "caption + masks + names + refinement"] and list(table) == [
+        "dataset",
+        "per_image",
+    ]
     plain = [confusion(segment(i, mini, PAPER, vocabulary).labels, t, len(vocabulary)) for i, t in zip(images, truths)]
     assert table.loc["none"].to_dict() == miou(plain) and np.all(table.iloc[2] == 1)
 
@@ -103,12 +113,23 @@ def test_an_object_is_lost_at_the_first_stage_that_fails_it():
     masks = np.stack([truth == 1, truth == 2, truth == 3, truth == 4, (truth == 5) | (truth == 0)])
     painted = np.array([0, 1, 2, 0, 0, 0], np.uint8)[truth]
     result = SimpleNamespace(
-        names=names, texts=names[1:], masks=masks, assigned=np.array([0, 1, -1, 3, 4]), labels=painted,
-        candidates=[SimpleNamespace(label=label, kept=label != 2) for label in range(1, 6)], coarse=np.array([0, 1, 2, 0, 4, 5], np.uint8)[truth],
-    )  # fmt: skip
+        names=names,
+        texts=names[1:],
+        masks=masks,
+        assigned=np.array([0, 1, -1, 3, 4]),
+        labels=painted,
+        candidates=[SimpleNamespace(label=label, kept=label != 2) for label in range(1, 6)],
+        coarse=np.array([0, 1, 2, 0, 4, 5], np.uint8)[truth],
+    )
     table = diagnose(result, truth).set_index("name")
     # the dog was never a candidate, but is found; the hat has a mask that nobody named; the cup's was named and refined away
     assert table.lost_at.to_dict() == dict(cat="", dog="", hat="names", cup="refinement", car="clusters")
-    assert table.best_clusters.tolist() == [1, 1, 1, 1, 0.5] and table.in_caption.tolist() == [True, False, True, True, True]
+    assert table.best_clusters.tolist() == [1, 1, 1, 1, 0.5] and table.in_caption.tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     result.labels = np.zeros_like(painted)
     assert diagnose(result, truth).lost_at.tolist() == ["refinement", "caption", "names", "refinement", "clusters"]

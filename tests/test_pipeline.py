@@ -6,16 +6,30 @@ import pytest
 from PIL import Image
 
 from fsdlib.clusters import masks
-from fsdlib.datasets import open_dataset
 from fsdlib.features import image_seed
+from fsdlib.measure.datasets import open_dataset
 from fsdlib.names import pooled_patches, score, score_vectors, views
 from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe
 from fsdlib.refinement import paint, refine_pamr
 from fsdlib.vocabulary import Vocabulary, palette
 
-RECIPES = [PAPER, BEST, PAPER.with_changes(name="other", taps="self_attention_output", tap_blocks="encoder_last", timestep=300, noise_samples=2, view="crop", clustering="agglomerative", refinement="none"),
-    PAPER.with_changes(name="cut", view="dense", clustering="normalised_cut", refinement="none"), PAPER.with_changes(name="spectral", clustering="spectral", refinement="none")]  # fmt: skip
+RECIPES = [
+    PAPER,
+    BEST,
+    PAPER.with_changes(
+        name="other",
+        taps="self_attention_output",
+        tap_blocks="encoder_last",
+        timestep=300,
+        noise_samples=2,
+        view="crop",
+        clustering="agglomerative",
+        refinement="none",
+    ),
+    PAPER.with_changes(name="cut", view="dense", clustering="normalised_cut", refinement="none"),
+    PAPER.with_changes(name="spectral", clustering="spectral", refinement="none"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +45,23 @@ def bytes_of(result, folder):
 @pytest.mark.parametrize("given", [True, False], ids=["closed", "open"])
 def test_any_recipe_segments_with_and_without_a_class_list(mini, scene, vocabulary, recipe, given):
     result = segment(scene.image, mini, recipe, vocabulary if given else None)
-    assert result.labels.shape == scene.labels.shape and result.labels.dtype == np.uint8 and result.labels.max() < len(result.names)
-    assert result.masks.shape == (result.clusters.max() + 1, *scene.labels.shape) and np.all(result.masks.sum(axis=0) == 1)
-    assert result.scores.shape == (len(result.masks), len(result.texts)) and np.allclose(result.scores.sum(axis=1), 1, atol=1e-4)
+    assert (
+        result.labels.shape == scene.labels.shape
+        and result.labels.dtype == np.uint8
+        and result.labels.max() < len(result.names)
+    )
+    assert result.masks.shape == (result.clusters.max() + 1, *scene.labels.shape) and np.all(
+        result.masks.sum(axis=0) == 1
+    )
+    assert result.scores.shape == (len(result.masks), len(result.texts)) and np.allclose(
+        result.scores.sum(axis=1), 1, atol=1e-4
+    )
     assert result.recipe == recipe and result.models == mini.identity and result.caption
     assert result.found == tuple(result.names[label] for label in sorted(set(result.labels.ravel().tolist()) - {0}))
     if given:
-        assert result.names == vocabulary.names and set(result.found) <= {vocabulary.names[c.label] for c in result.candidates if c.kept}
+        assert result.names == vocabulary.names and set(result.found) <= {
+            vocabulary.names[c.label] for c in result.candidates if c.kept
+        }
     else:
         assert result.candidates == () and set(result.found) <= {word.as_open_name for word in result.words}
 
@@ -59,11 +83,15 @@ def test_under_paper_each_name_has_one_cluster(result):
 def test_under_best_the_number_of_clusters_follows_the_candidates(mini, scene, vocabulary):
     result = segment(scene.image, mini, BEST, vocabulary)
     assert len(result.masks) == BEST.clusters + len({c.label for c in result.candidates if c.kept})
-    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.background_names) <= set(result.texts)
+    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.background_names) <= set(
+        result.texts
+    )
 
 
 def test_merged_clusters_carry_one_label_without_refinement(mini, scene):
-    recipe = BEST.with_changes(refinement="none", background_names=(), background_threshold=0.0, cluster_choice="fixed", clusters=6)
+    recipe = BEST.with_changes(
+        refinement="none", background_names=(), background_threshold=0.0, cluster_choice="fixed", clusters=6
+    )
     result = segment(scene.image, mini, recipe, ["cat"])
     assert result.found == ("cat",) and np.all(result.labels == 1)  # the only name there is takes every cluster
 
@@ -81,7 +109,9 @@ def test_without_refinement_the_labels_are_the_named_clusters(mini, scene, vocab
 
 
 def test_the_coarse_labels_are_those_of_an_unrefined_run(mini, scene, vocabulary, result):
-    assert np.array_equal(result.coarse, segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary).labels)
+    assert np.array_equal(
+        result.coarse, segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary).labels
+    )
 
 
 def test_pamr_refines_the_named_regions_with_the_recipes_options(mini, scene, vocabulary):
@@ -94,13 +124,19 @@ def test_pamr_refines_the_named_regions_with_the_recipes_options(mini, scene, vo
 
 def test_what_was_perceived_once_is_segmented_as_from_the_start(mini, scene, vocabulary, result):
     again = segment_perceived(scene.image, perceive([scene.image], mini, PAPER)[0], mini, PAPER, vocabulary)
-    assert np.array_equal(again.labels, result.labels) and again.caption == result.caption and again.seeds == result.seeds
+    assert (
+        np.array_equal(again.labels, result.labels) and again.caption == result.caption and again.seeds == result.seeds
+    )
 
 
 def test_a_list_of_names_works_as_a_vocabulary(mini, scene):
     names = ["cat", "hat", "banana"]
     listed, typed = segment(scene.image, mini, PAPER, names), segment(scene.image, mini, PAPER, Vocabulary.of(names))
-    assert listed.names == ("background", *names) and np.array_equal(listed.labels, typed.labels) and listed.texts == tuple(names)
+    assert (
+        listed.names == ("background", *names)
+        and np.array_equal(listed.labels, typed.labels)
+        and listed.texts == tuple(names)
+    )
 
 
 def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_caption_alone(mini, scene, vocabulary):
@@ -111,7 +147,9 @@ def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_ca
     assert {result.texts[a] for a in result.assigned if a >= 0} <= set(own)
 
 
-def test_a_given_class_list_lets_a_mask_have_any_class_and_takes_the_number_of_clusters_from_the_caption(mini, scene, vocabulary):
+def test_a_given_class_list_lets_a_mask_have_any_class_and_takes_the_number_of_clusters_from_the_caption(
+    mini, scene, vocabulary
+):
     recipe = PAPER.with_changes(vocabulary_mode="given", cluster_choice="candidates", clusters=2)
     result = segment(scene.image, mini, recipe, vocabulary)
     assert result.texts == vocabulary.names[1:]
@@ -143,12 +181,17 @@ def test_without_background_no_name_stands_for_it_and_every_pixel_of_a_named_mas
 
 
 def test_every_stage_has_its_seconds(result):
-    assert set(result.seconds) == {"caption", "features", "words", "clusters", "names", "refinement"} and min(result.seconds.values()) > 0
+    assert (
+        set(result.seconds) == {"caption", "features", "words", "clusters", "names", "refinement"}
+        and min(result.seconds.values()) > 0
+    )
     assert "seconds" not in result.as_dict()
 
 
 def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, scene, tmp_path):
-    result = segment(scene.image, mini, PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5))  # the prompt and one word, "a"
+    result = segment(
+        scene.image, mini, PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5)
+    )  # the prompt and one word, "a"
     assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()
     assert json.loads(result.save(tmp_path / "empty")[1].read_text())["found"] == []
 
@@ -170,7 +213,10 @@ def test_another_seed_draws_other_noise_and_is_recorded(mini, scene, vocabulary,
 
 def test_a_picture_is_segmented_alike_alone_and_in_any_batch(mini, scenes, vocabulary, result):
     images = [scene.image for scene in scenes]
-    forwards, backwards = segment_batch(images, mini, PAPER, vocabulary), segment_batch(images[::-1], mini, PAPER, vocabulary)[::-1]
+    forwards, backwards = (
+        segment_batch(images, mini, PAPER, vocabulary),
+        segment_batch(images[::-1], mini, PAPER, vocabulary)[::-1],
+    )
     for one, other in zip(forwards, backwards):
         assert one.caption == other.caption and one.seeds == other.seeds and np.array_equal(one.labels, other.labels)
     assert forwards[1].caption == result.caption and np.array_equal(forwards[1].labels, result.labels)
@@ -205,7 +251,9 @@ def test_a_real_photograph_goes_through(mini, voc_root):
     ],
 )
 def test_what_is_no_rgb_array_is_refused_with_what_it_is_and_what_to_pass(mini, image, what):
-    with pytest.raises(ValueError, match=f"image 1 of the batch is {what}: pass RGB as a .height, width, 3. array of uint8"):
+    with pytest.raises(
+        ValueError, match=f"image 1 of the batch is {what}: pass RGB as a .height, width, 3. array of uint8"
+    ):
         segment_batch([np.zeros((8, 8, 3), np.uint8), image], mini, PAPER)
 
 
@@ -216,10 +264,16 @@ def test_a_saved_result_reads_back(result, tmp_path):
     picture, table = result.save(tmp_path / "new folder" / "2008_000533")
     assert (picture.name, table.name) == ("2008_000533.png", "2008_000533.json")
     mask = Image.open(picture)
-    assert mask.mode == "P" and bytes(mask.getpalette()) == palette() and np.array_equal(np.asarray(mask), result.labels)
+    assert (
+        mask.mode == "P" and bytes(mask.getpalette()) == palette() and np.array_equal(np.asarray(mask), result.labels)
+    )
     content = json.loads(table.read_text())
     assert Recipe.model_validate_json(json.dumps(content["recipe"])) == PAPER and content["models"] == result.models
-    assert content["caption"] == result.caption and content["seeds"] == result.seeds and content["names"] == list(result.names)
+    assert (
+        content["caption"] == result.caption
+        and content["seeds"] == result.seeds
+        and content["names"] == list(result.names)
+    )
     assert np.array_equal(content["clusters"], result.clusters) and np.allclose(content["scores"], result.scores)
     assert content["taps"] == list(result.taps) and math.isclose(content["silhouette"], result.silhouette)
     assert [word["text"] for word in content["words"]] == [word.text for word in result.words]
@@ -240,7 +294,14 @@ def test_a_name_with_a_dot_keeps_it(result, tmp_path):
 
 def test_the_normalised_cut_finds_the_number_of_clusters(mini, scene, vocabulary):
     counts = [
-        len(segment(scene.image, mini, PAPER.with_changes(clustering="normalised_cut", ncut_threshold=threshold, refinement="none"), vocabulary).masks)
+        len(
+            segment(
+                scene.image,
+                mini,
+                PAPER.with_changes(clustering="normalised_cut", ncut_threshold=threshold, refinement="none"),
+                vocabulary,
+            ).masks
+        )
         for threshold in (0.01, 0.2, 0.4)
     ]
     assert counts == sorted(counts) and counts[0] < counts[-1]

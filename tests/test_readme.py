@@ -2,8 +2,8 @@
 
 import json
 
-from fsdlib.embedded import as_text
 from fsdlib.project import REPORTS, ROOT
+from fsdlib.world.reached import as_text
 
 README = (ROOT / "README.md").read_text()
 

@@ -14,16 +14,30 @@ def rough(scene):
     return image, np.stack([blocks, np.roll(labels == np.unique(labels)[1], 6, axis=1), np.zeros_like(blocks)])
 
 
-DEFAULT = dict(gt_prob=0.9, gaussian_sxy=20, gaussian_compat=5, bilateral_sxy=20, bilateral_srgb=20, bilateral_compat=100, iterations=10)
-OTHER = dict(gt_prob=0.7, gaussian_sxy=3, gaussian_compat=6, bilateral_sxy=11, bilateral_srgb=7, bilateral_compat=4, iterations=2)
+DEFAULT = dict(
+    gt_prob=0.9,
+    gaussian_sxy=20,
+    gaussian_compat=5,
+    bilateral_sxy=20,
+    bilateral_srgb=20,
+    bilateral_compat=100,
+    iterations=10,
+)
+OTHER = dict(
+    gt_prob=0.7, gaussian_sxy=3, gaussian_compat=6, bilateral_sxy=11, bilateral_srgb=7, bilateral_compat=4, iterations=2
+)
 
 
-def directly(image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations):
+def directly(
+    image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations
+):
     height, width = mask.shape
     crf = DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(unary_from_labels(mask.astype(int), 2, gt_prob=gt_prob, zero_unsure=False))
     crf.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
-    crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=np.array(image, order="C"), compat=bilateral_compat)
+    crf.addPairwiseBilateral(
+        sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=np.array(image, order="C"), compat=bilateral_compat
+    )
     marginals = np.array(crf.inference(iterations)).reshape(2, height, width)
     return marginals[1] > marginals[0]
 
@@ -62,17 +76,25 @@ def test_no_masks_stay_no_masks(rough):
 
 def test_views_of_other_arrays_are_refined_as_their_copies(rough):
     image, masks = rough
-    assert np.array_equal(refine(image[:, ::-1], masks[:1, :, ::-1]), refine(image[:, ::-1].copy(), masks[:1, :, ::-1].copy()))
+    assert np.array_equal(
+        refine(image[:, ::-1], masks[:1, :, ::-1]), refine(image[:, ::-1].copy(), masks[:1, :, ::-1].copy())
+    )
 
 
 def test_the_marginals_are_what_the_refined_masks_come_from(rough):
     image, masks = rough
     believed = marginals(image, masks[0], **OTHER)
-    assert believed.shape == (2, *masks[0].shape) and believed.dtype == np.float32 and np.allclose(believed.sum(axis=0), 1, atol=1e-5)
+    assert (
+        believed.shape == (2, *masks[0].shape)
+        and believed.dtype == np.float32
+        and np.allclose(believed.sum(axis=0), 1, atol=1e-5)
+    )
     assert np.array_equal(believed[1] > believed[0], refine(image, masks[:1], **OTHER)[0])
 
 
-def by_brute_force(image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations):
+def by_brute_force(
+    image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations
+):
     """Mean field over all pairs of pixels, the kernels divided by the roots of both pixels' sums."""
     height, width = mask.shape
     smoothness, appearance = (
@@ -91,8 +113,24 @@ def by_brute_force(image, mask, gt_prob, gaussian_sxy, gaussian_compat, bilatera
 @pytest.mark.parametrize(
     "options",
     [
-        dict(gt_prob=0.9, gaussian_sxy=3, gaussian_compat=1, bilateral_sxy=3, bilateral_srgb=20, bilateral_compat=1, iterations=1),
-        dict(gt_prob=0.7, gaussian_sxy=2, gaussian_compat=1, bilateral_sxy=4, bilateral_srgb=40, bilateral_compat=1, iterations=10),
+        dict(
+            gt_prob=0.9,
+            gaussian_sxy=3,
+            gaussian_compat=1,
+            bilateral_sxy=3,
+            bilateral_srgb=20,
+            bilateral_compat=1,
+            iterations=1,
+        ),
+        dict(
+            gt_prob=0.7,
+            gaussian_sxy=2,
+            gaussian_compat=1,
+            bilateral_sxy=4,
+            bilateral_srgb=40,
+            bilateral_compat=1,
+            iterations=10,
+        ),
     ],
 )
 def test_the_crf_is_mean_field_over_all_pairs_with_symmetric_normalisation(options):
@@ -153,13 +191,19 @@ def test_pamr_respects_the_edge_between_two_colours():
     image = np.zeros((30, 30, 3), np.uint8)
     image[:, :15], image[:, 15:] = (220, 40, 40), (40, 40, 220)
     rough = np.random.default_rng(0).random((1, 30, 30)) < np.where(np.arange(30) < 15, 0.7, 0.2)
-    assert np.array_equal(refine_pamr(image, rough, dilations=(1, 2, 4))[0], np.broadcast_to(np.arange(30) < 15, (30, 30)))
+    assert np.array_equal(
+        refine_pamr(image, rough, dilations=(1, 2, 4))[0], np.broadcast_to(np.arange(30) < 15, (30, 30))
+    )
 
 
 def test_pamr_refines_each_mask_for_itself_and_alike_every_time(rough):
     image, masks = rough
     together = refine_pamr(image, masks)
-    assert together.shape == masks.shape and together.dtype == bool and np.array_equal(together, refine_pamr(image.copy(), masks))
+    assert (
+        together.shape == masks.shape
+        and together.dtype == bool
+        and np.array_equal(together, refine_pamr(image.copy(), masks))
+    )
     assert all(np.array_equal(together[k], refine_pamr(image, masks[k : k + 1])[0]) for k in range(len(masks)))
     assert refine_pamr(image, masks[:0]).shape == (0, 120, 180)
 

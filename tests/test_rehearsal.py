@@ -11,8 +11,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
 from transformers import AutoProcessor, CLIPTokenizer
 
-from fsdlib import rehearsal
 from fsdlib.models import Source, load_captioner, load_clip, load_diffusion, sources
+from fsdlib.world import rehearsal
 
 SD14 = sources("sd14")
 
@@ -81,17 +81,23 @@ def test_small_files_are_the_published_ones(light):
 def test_the_hubs_client_finds_every_file(light):
     cache, snapshots = light
     for part in map(without_weights, SD14.values()):
-        folder = huggingface_hub.snapshot_download(part.repository, revision=part.revision, cache_dir=cache, local_files_only=True)
+        folder = huggingface_hub.snapshot_download(
+            part.repository, revision=part.revision, cache_dir=cache, local_files_only=True
+        )
         assert folder == str(snapshots[part.repository])
         for name in part.files:
-            found = huggingface_hub.try_to_load_from_cache(part.repository, name, cache_dir=cache, revision=part.revision)
+            found = huggingface_hub.try_to_load_from_cache(
+                part.repository, name, cache_dir=cache, revision=part.revision
+            )
             assert found == str(snapshots[part.repository] / name)
 
 
 def test_files_are_links_to_blobs_named_as_the_hub_names_them(light):
     vocabulary = light[1]["CompVis/stable-diffusion-v1-4"] / "tokenizer" / "vocab.json"
     assert vocabulary.is_symlink() and not vocabulary.readlink().is_absolute()
-    assert vocabulary.resolve().name == "469be27c5c010538f845f518c4f5e8574c78f7c8"  # as in caches of the published files
+    assert (
+        vocabulary.resolve().name == "469be27c5c010538f845f518c4f5e8574c78f7c8"
+    )  # as in caches of the published files
 
 
 @pytest.mark.parametrize("revision", ["main", "refs/pr/1"])
@@ -100,7 +106,9 @@ def test_a_branch_is_resolved_to_a_commit(tmp_path, revision):
     snapshot = rehearsal.write_cache(tmp_path, [part])[part.repository]
     assert len(snapshot.name) == 40
     assert (snapshot.parent.parent / "refs" / revision).read_text() == snapshot.name
-    found = huggingface_hub.snapshot_download(part.repository, revision=revision, cache_dir=tmp_path, local_files_only=True)
+    found = huggingface_hub.snapshot_download(
+        part.repository, revision=revision, cache_dir=tmp_path, local_files_only=True
+    )
     assert found == str(snapshot)
 
 
@@ -145,12 +153,16 @@ SMALL = {  # the published configurations with small numbers
     "CompVis/stable-diffusion-v1-4": {
         "unet/config.json": dict(block_out_channels=[32, 64, 64, 64], cross_attention_dim=32, sample_size=8),
         "vae/config.json": dict(block_out_channels=[32, 32, 32, 32], sample_size=64),
-        "text_encoder/config.json": dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2),
+        "text_encoder/config.json": dict(
+            hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2
+        ),
     },
     "Salesforce/blip-image-captioning-base": {"config.json": dict(text_config={}, vision_config=dict(image_size=32))},
     "timm/vit_base_patch32_clip_224.openai": {"open_clip_config.json": dict(model_cfg=dict(embed_dim=16))},
 }
-_SMALL_TOWER = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, encoder_hidden_size=32)
+_SMALL_TOWER = dict(
+    hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, encoder_hidden_size=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +176,13 @@ def small(tmp_path_factory):
             name = path.relative_to(source).as_posix()
             changes = SMALL[repository].get(name, {})
             for key, value in changes.items():
-                content[key] = content[key] | _SMALL_TOWER | value if key.endswith("_config") else content[key] | value if key == "model_cfg" else value
+                content[key] = (
+                    content[key] | _SMALL_TOWER | value
+                    if key.endswith("_config")
+                    else content[key] | value
+                    if key == "model_cfg"
+                    else value
+                )
             if name == "open_clip_config.json":
                 content["model_cfg"] |= dict(vision_cfg=dict(image_size=64, layers=2, width=64, patch_size=32))
                 content["model_cfg"]["text_cfg"] |= dict(width=64, heads=2, layers=2)
@@ -193,8 +211,18 @@ def test_the_loaders_read_every_number_as_written(small):
 
     for model, repository, path, published in (
         (diffusion.unet, "CompVis/stable-diffusion-v1-4", "unet/diffusion_pytorch_model.safetensors", str),
-        (diffusion.encoder, "CompVis/stable-diffusion-v1-4", "vae/diffusion_pytorch_model.safetensors", in_the_autoencoders_file),
-        (diffusion.text_encoders[0], "CompVis/stable-diffusion-v1-4", "text_encoder/model.safetensors", lambda name: f"text_model.{name.removeprefix('text_model.')}"),
+        (
+            diffusion.encoder,
+            "CompVis/stable-diffusion-v1-4",
+            "vae/diffusion_pytorch_model.safetensors",
+            in_the_autoencoders_file,
+        ),
+        (
+            diffusion.text_encoders[0],
+            "CompVis/stable-diffusion-v1-4",
+            "text_encoder/model.safetensors",
+            lambda name: f"text_model.{name.removeprefix('text_model.')}",
+        ),
         (captioner.model, "Salesforce/blip-image-captioning-base", "model.safetensors", in_the_captioners_file),
         (clip.model, "timm/vit_base_patch32_clip_224.openai", "open_clip_model.safetensors", str),
     ):

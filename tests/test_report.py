@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fsdlib import report
-from fsdlib.datasets import open_dataset
-from fsdlib.evaluation import evaluate
+from fsdlib.measure import report
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.recipe import BEST, PAPER
-from fsdlib.scenes import write_scenes
-from fsdlib.segmenters import FreeSegDiff
+from fsdlib.world.scenes import write_scenes
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,9 @@ def folder(mini, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for recipe in (BEST, PAPER):
         for mode in ("open", "closed"):
-            evaluate(dataset, FreeSegDiff(mini, recipe.with_changes(vocabulary_mode=mode)), folder / f"{recipe.name}-{mode}")
+            evaluate(
+                dataset, FreeSegDiff(mini, recipe.with_changes(vocabulary_mode=mode)), folder / f"{recipe.name}-{mode}"
+            )
     evaluate(dataset, FreeSegDiff(mini, PAPER), folder / "half", shard="0/2", batch_size=2)
     evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode="closed")), folder / "a-part", limit=2)
     return folder
@@ -50,7 +52,12 @@ def test_a_part_of_a_split_is_called_one(runs, tmp_path):
 
 
 def test_finished_runs_are_found_in_one_order(runs):
-    assert [(run.recipe, run.mode) for run in runs] == [("paper", "closed"), ("paper", "open"), ("best", "closed"), ("best", "open")]
+    assert [(run.recipe, run.mode) for run in runs] == [
+        ("paper", "closed"),
+        ("paper", "open"),
+        ("best", "closed"),
+        ("best", "open"),
+    ]
 
 
 def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
@@ -84,13 +91,20 @@ def test_all_scores_name_the_vocabulary_and_hold_each_protocol_in_its_own_column
 def test_stage_scores_leave_out_what_a_mode_does_not_have(runs):
     table = report.stage_scores(runs)
     assert table["candidate recall"].isna().tolist() == [False, True, False, True]
-    assert table["true masks named right"].between(0, 100).all() and table["clusters: majority mIoU"].between(0, 100).all()
+    assert (
+        table["true masks named right"].between(0, 100).all() and table["clusters: majority mIoU"].between(0, 100).all()
+    )
 
 
 def test_a_saved_table_is_read_back_from_its_csv_and_its_latex_has_one_decimal(tmp_path):
     csv, tex = report.save_table(pd.DataFrame([dict(name="a_b", value=1.23456)]), tmp_path / "t", "What it is.")
     assert pd.read_csv(csv).value.item() == 1.23456
-    assert "1.2" in tex.read_text() and r"a\_b" in tex.read_text() and "What it is." in tex.read_text() and "1.23" not in tex.read_text()
+    assert (
+        "1.2" in tex.read_text()
+        and r"a\_b" in tex.read_text()
+        and "What it is." in tex.read_text()
+        and "1.23" not in tex.read_text()
+    )
 
 
 def test_the_worst_confusions_are_the_pairs_with_most_pixels(runs):
@@ -99,7 +113,9 @@ def test_the_worst_confusions_are_the_pairs_with_most_pixels(runs):
     cells = runs[0].confusion.query("truth != prediction and truth != 'void'")
     assert worst.pixels.tolist() == sorted(cells.pixels, reverse=True)[:4]
     first = worst.iloc[0]
-    assert first.share == pytest.approx(first.pixels / runs[0].confusion[runs[0].confusion.truth == first.truth].pixels.sum())
+    assert first.share == pytest.approx(
+        first.pixels / runs[0].confusion[runs[0].confusion.truth == first.truth].pixels.sum()
+    )
 
 
 def test_best_median_and_worst_are_by_the_images_own_score(runs):
@@ -114,15 +130,21 @@ def test_every_figure_is_drawn_at_a_columns_or_a_pages_width_and_written_twice(r
     report.paper_style()
     closed = [run for run in runs if run.mode == "closed"]
     axes = dict(
-        modes=report.show_modes(runs), classes=report.show_classes(closed), confusions=report.show_confusions(closed[0]),
-        number=report.show_by_number(closed), size=report.show_by_size(closed), stages=report.show_stages(runs),
-    )  # fmt: skip
+        modes=report.show_modes(runs),
+        classes=report.show_classes(closed),
+        confusions=report.show_confusions(closed[0]),
+        number=report.show_by_number(closed),
+        size=report.show_by_size(closed),
+        stages=report.show_stages(runs),
+    )
     for name, ax in axes.items():
         assert ax.figure.get_figwidth() <= report.PAGE
         png, pdf = report.save_figure(ax.figure, tmp_path / name)
         assert Image.open(png).width > 300 and pdf.read_bytes().startswith(b"%PDF")
     again = report.save_figure(report.show_modes(runs).figure, tmp_path / "again")
-    assert [path.read_bytes() for path in again] == [(tmp_path / f"modes.{ending}").read_bytes() for ending in ("png", "pdf")]
+    assert [path.read_bytes() for path in again] == [
+        (tmp_path / f"modes.{ending}").read_bytes() for ending in ("png", "pdf")
+    ]
 
 
 def test_runs_without_timings_have_no_figure_of_them(runs, tmp_path):
@@ -133,4 +155,6 @@ def test_runs_without_timings_have_no_figure_of_them(runs, tmp_path):
 
 def test_the_bars_of_classes_are_the_stored_ious(runs):
     heights = [100 * value for value in runs[0].summary["iou_of_classes"].values() if value is not None]
-    assert sorted(bar.get_height() for bar in report.show_classes(runs[:1]).patches if bar.get_width()) == pytest.approx(sorted(heights))
+    assert sorted(
+        bar.get_height() for bar in report.show_classes(runs[:1]).patches if bar.get_width()
+    ) == pytest.approx(sorted(heights))

@@ -8,13 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdlib.datasets import open_dataset
+from fsdlib.measure.datasets import open_dataset
 from fsdlib.project import ROOT
-from fsdlib.scenes import PATTERNS, STYLES, VOID, close_up, scene_of_split, sprites, world_classes, write_scenes
+from fsdlib.world.scenes import PATTERNS, STYLES, VOID, close_up, scene_of_split, sprites, world_classes, write_scenes
 
 CLASSES = {c.name: c for c in world_classes()}
 ADJECTIVES = {"plain": "plain", "spots": "spotted", "stripes": "striped", "checks": "checked"}
-PLURALS = {"person": "people", "sheep": "sheep", "fish": "fish", "butterfly": "butterflies", "bus": "buses", "couch": "couches"}
+PLURALS = {
+    "person": "people",
+    "sheep": "sheep",
+    "fish": "fish",
+    "butterfly": "butterflies",
+    "bus": "buses",
+    "couch": "couches",
+}
 
 
 def files_of(root):
@@ -45,7 +52,7 @@ def test_another_split_number_or_seed_gives_another_scene(scene, other):
 
 
 def test_another_process_writes_the_same_bytes(written, tmp_path):
-    code = f"from fsdlib.scenes import write_scenes; write_scenes({str(tmp_path / 'again')!r}, train=2, val=3, seed=5, side=96)"
+    code = f"from fsdlib.world.scenes import write_scenes; write_scenes({str(tmp_path / 'again')!r}, train=2, val=3, seed=5, side=96)"
     environment = os.environ | dict(PYTHONPATH=str(ROOT), PYTHONHASHSEED="7")
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert files_of(tmp_path / "again") == files_of(written)
@@ -68,7 +75,7 @@ def test_a_rewrite_that_is_cut_short_does_not_pass_for_finished(tmp_path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("fsdlib.scenes.scene_of_split", interrupted)
+        patch.setattr("fsdlib.world.scenes.scene_of_split", interrupted)
         write_scenes(root, val=2, side=64)
     write_scenes(root, val=2, side=64)
     assert len(open_dataset("scenes", root)) == 2
@@ -77,7 +84,9 @@ def test_a_rewrite_that_is_cut_short_does_not_pass_for_finished(tmp_path, monkey
 def test_the_folder_opens_as_a_dataset_with_pictures_masks_and_captions(written):
     dataset = open_dataset("scenes", written)
     drawn = scene_of_split("val", 2, seed=5, side=96)
-    assert dataset.ids == ("val_000000", "val_000001", "val_000002") and len(open_dataset("scenes", written, "train")) == 2
+    assert (
+        dataset.ids == ("val_000000", "val_000001", "val_000002") and len(open_dataset("scenes", written, "train")) == 2
+    )
     assert np.array_equal(dataset.labels(2), drawn.labels)
     blocks = [picture.reshape(12, 8, 12, 8, 3).mean(axis=(1, 3)) for picture in (dataset.image(2), drawn.image)]
     assert np.abs(blocks[0] - blocks[1]).max() < 12  # JPEG, which blurs colours within a block
@@ -86,15 +95,25 @@ def test_the_folder_opens_as_a_dataset_with_pictures_masks_and_captions(written)
 
 def test_masks_are_palette_pictures_in_vocs_colours(written):
     mask = Image.open(written / "SegmentationClass" / "val_000000.png")
-    assert mask.mode == "P" and mask.getpalette()[3 * 15 : 3 * 16] == [192, 128, 128] and mask.getpalette()[3 * VOID :] == [224, 224, 192]
+    assert (
+        mask.mode == "P"
+        and mask.getpalette()[3 * 15 : 3 * 16] == [192, 128, 128]
+        and mask.getpalette()[3 * VOID :] == [224, 224, 192]
+    )
 
 
 def test_captions_are_in_cocos_form(written):
     content = json.loads((written / "captions.json").read_text())
     pictures = {picture["id"]: picture for picture in content["images"]}
-    assert len(pictures) == 5 and len(content["annotations"]) == 15 and len({a["id"] for a in content["annotations"]}) == 15
+    assert (
+        len(pictures) == 5
+        and len(content["annotations"]) == 15
+        and len({a["id"] for a in content["annotations"]}) == 15
+    )
     assert all(a["image_id"] in pictures and a["caption"] for a in content["annotations"])
-    assert all(Image.open(written / "JPEGImages" / p["file_name"]).size == (p["width"], p["height"]) for p in pictures.values())
+    assert all(
+        Image.open(written / "JPEGImages" / p["file_name"]).size == (p["width"], p["height"]) for p in pictures.values()
+    )
 
 
 def test_the_mask_holds_exactly_the_objects_that_were_drawn(many):
@@ -126,7 +145,9 @@ def test_every_caption_names_the_pattern_that_covers_most(many):
 def test_captions_come_in_several_forms(many):
     captions = [caption for drawn in many for caption in drawn.captions]
     assert {caption.split()[-1] for caption in captions} >= {"background", "wall", "floor"}
-    assert any(re.match(r"a \w+ wall behind ", caption) for caption in captions) and any(re.match(r"a \w+ background with ", caption) for caption in captions)
+    assert any(re.match(r"a \w+ wall behind ", caption) for caption in captions) and any(
+        re.match(r"a \w+ background with ", caption) for caption in captions
+    )
 
 
 def test_objects_are_told_from_left_to_right(many):
@@ -144,7 +165,7 @@ def test_a_void_line_parts_whatever_differs(many):
 
 
 def test_two_of_a_kind_that_touch_are_parted_too():
-    from fsdlib.scenes import _borders
+    from fsdlib.world.scenes import _borders
 
     instances = np.array([[1, 1, 2, 2]], np.uint8)  # one class, two objects
     assert _borders(instances).tolist() == [[False, True, True, False]]
@@ -179,7 +200,11 @@ def test_a_close_up_frames_one_object_and_names_it_alone(many):
     for number, whole in enumerate(many):
         close = close_up(whole, np.random.default_rng(number))
         side = len(close.labels)
-        assert close.image.shape == (side, side, 3) and close.labels.shape == close.patterns.shape == (side, side) and len(whole.labels) // 4 <= side <= len(whole.labels)
+        assert (
+            close.image.shape == (side, side, 3)
+            and close.labels.shape == close.patterns.shape == (side, side)
+            and len(whole.labels) // 4 <= side <= len(whole.labels)
+        )
         (name,) = close.objects
         subject = next(c.index for c in world_classes() if c.name == name)
         assert name in whole.objects and (close.labels == subject).sum() > 0.6 * (whole.labels == subject).sum()

@@ -6,10 +6,22 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torchmetrics import ConfusionMatrix, JaccardIndex
 
-from fsdlib.datasets import open_dataset
-from fsdlib.scores import (
-    VOID, areas, bootstrap, boundary_f, confusion, dataset_iou, hungarian_labels, image_miou, iou_of_classes, majority_labels, matched_miou, metrics, miou,
-)  # fmt: skip
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.scores import (
+    VOID,
+    areas,
+    bootstrap,
+    boundary_f,
+    confusion,
+    dataset_iou,
+    hungarian_labels,
+    image_miou,
+    iou_of_classes,
+    majority_labels,
+    matched_miou,
+    metrics,
+    miou,
+)
 
 
 def counts_of(predictions, truths, classes):
@@ -19,7 +31,9 @@ def counts_of(predictions, truths, classes):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_dataset_protocol_is_torchmetrics_jaccard_index(seed):
     random = np.random.default_rng(seed)
-    peer, peer_by_class = (JaccardIndex(task="multiclass", num_classes=8, ignore_index=255, average=how) for how in ("macro", "none"))
+    peer, peer_by_class = (
+        JaccardIndex(task="multiclass", num_classes=8, ignore_index=255, average=how) for how in ("macro", "none")
+    )
     predictions, truths = [], []
     for size in ((5, 7), (3, 3), (10, 4)):
         truth = random.choice([0, 1, 2, 4, 6, 255], size)  # 3, 5 and 7 are in no truth
@@ -63,7 +77,9 @@ def test_dataset_worked_by_hand_differs():
 
 def test_false_positives_of_an_absent_class_count_in_the_dataset_alone():
     # background 3/4 in both; class 1 is in no truth: 0 in the dataset's mean, no part of the picture's
-    assert miou(counts_of([[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]], 3)) == pytest.approx(dict(dataset=(3 / 4 + 0) / 2, per_image=3 / 4))
+    assert miou(counts_of([[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]], 3)) == pytest.approx(
+        dict(dataset=(3 / 4 + 0) / 2, per_image=3 / 4)
+    )
 
 
 def test_a_small_picture_weighs_as_much_as_a_large_one_per_image_alone():
@@ -109,7 +125,12 @@ def test_majority_labels_worked_by_hand():
 def test_no_naming_of_the_clusters_has_more_pixels_right_than_the_majoritys():
     random = np.random.default_rng(0)
     clusters, truth = random.integers(0, 3, (12, 12)), random.choice([0, 1, 2, 255], (12, 12))
-    best = max(((np.array([a, b, c])[clusters] == truth) & (truth != 255)).sum() for a in range(3) for b in range(3) for c in range(3))
+    best = max(
+        ((np.array([a, b, c])[clusters] == truth) & (truth != 255)).sum()
+        for a in range(3)
+        for b in range(3)
+        for c in range(3)
+    )
     assert ((majority_labels(clusters, truth) == truth) & (truth != 255)).sum() == best
 
 
@@ -152,7 +173,13 @@ def check_against_peers(pairs, classes):
 def test_all_metrics_are_those_of_torchmetrics_and_scikit_learn(seed):
     random = np.random.default_rng(seed)
     truths = [random.choice([0, 1, 2, 4, 255], (9, 7)).astype(np.uint8) for _ in range(3)]
-    check_against_peers([(np.where((truth == 255) | (random.random(truth.shape) < 0.5), 3, truth).astype(np.uint8), truth) for truth in truths], 6)
+    check_against_peers(
+        [
+            (np.where((truth == 255) | (random.random(truth.shape) < 0.5), 3, truth).astype(np.uint8), truth)
+            for truth in truths
+        ],
+        6,
+    )
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -170,14 +197,20 @@ def test_metrics_without_background_worked_by_hand():
     truth, prediction = np.array([[0, 0, 0, 0, 1, 1, 2, 2]]), np.array([[1, 0, 0, 0, 1, 1, 0, 2]])
     found = metrics(confusion(prediction, truth, 3), background=False)
     mean_iou = (2 / 3 + 1 / 2) / 2
-    assert found == pytest.approx(dict(miou=mean_iou, pixel_accuracy=3 / 4, mean_accuracy=(1 + 1 / 2) / 2, frequency_weighted_iou=mean_iou))
+    assert found == pytest.approx(
+        dict(miou=mean_iou, pixel_accuracy=3 / 4, mean_accuracy=(1 + 1 / 2) / 2, frequency_weighted_iou=mean_iou)
+    )
 
 
 def test_where_there_is_no_background_label_0_is_no_class_and_void_is_out_of_both_protocols():
     truth, prediction = np.array([[1, 1, 2, 255]]), np.array([[1, 0, 2, 2]])
-    assert miou([confusion(prediction, truth, 3)], background=False) == pytest.approx(dict(dataset=(1 / 2 + 1) / 2, per_image=(1 / 2 + 1) / 2))
+    assert miou([confusion(prediction, truth, 3)], background=False) == pytest.approx(
+        dict(dataset=(1 / 2 + 1) / 2, per_image=(1 / 2 + 1) / 2)
+    )
     # as a class, background would be wrong once in the dataset's mean, and the void would count in the picture's
-    assert miou([confusion(prediction, truth, 3)]) == pytest.approx(dict(dataset=(0 + 1 / 2 + 1) / 3, per_image=(0 + 1 / 2 + 1 / 2) / 3))
+    assert miou([confusion(prediction, truth, 3)]) == pytest.approx(
+        dict(dataset=(0 + 1 / 2 + 1) / 3, per_image=(0 + 1 / 2 + 1 / 2) / 3)
+    )
 
 
 # --------------------------------------------------------------------------------------------- intervals
@@ -205,7 +238,9 @@ def test_an_interval_is_the_quantiles_of_what_resampled_images_score():
 def test_rare_classes_that_no_draw_holds_do_not_lift_the_interval():
     # each image has a class of its own, all wrong but the common one: without them the mean would be higher in every draw
     counts = [confusion(np.array([[0, 0]]), np.array([[0, label]]), 11) for label in range(1, 11)]
-    low, high = bootstrap(np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]))["dataset"]
+    low, high = bootstrap(np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]))[
+        "dataset"
+    ]
     assert low == pytest.approx(high) == pytest.approx(miou(counts)["dataset"])
 
 
@@ -217,7 +252,7 @@ def test_an_interval_of_a_mean_is_as_wide_as_statistics_say():
 
 
 def test_images_without_a_score_have_no_part_in_the_interval():
-    found, mious, _ = of_images(30)
+    found, _mious, _ = of_images(30)
     alone = bootstrap(np.repeat(found[:1], 30, axis=0), np.where(np.arange(30) < 15, 0.25, np.nan))
     assert alone["per_image"] == pytest.approx((0.25, 0.25))
 
@@ -259,7 +294,9 @@ def test_hungarian_finds_the_best_of_all_one_to_one_matchings():
         # clusters called 0 are the background's own match or none's; the best of both readings is what was matched
         given = [int(found[clusters == cluster][0]) if (clusters == cluster).any() else -1 for cluster in range(4)]
         zeros = [cluster for cluster, label in enumerate(given) if label == 0]
-        readings = [[label if label or cluster == kept else -1 for cluster, label in enumerate(given)] for kept in zeros] or [given]
+        readings = [
+            [label if label or cluster == kept else -1 for cluster, label in enumerate(given)] for kept in zeros
+        ] or [given]
         assert max(worth(reading) for reading in readings) == pytest.approx(best)
 
 

@@ -8,15 +8,40 @@ import open_clip
 import pytest
 import torch
 
-from fsdlib import models, training
+from fsdlib import models
 from fsdlib.models import load_models
-from fsdlib.scenes import VOID, world_classes
-from fsdlib.training import PARTS, PROMPT, TRAINERS, Settings, training_close_ups, training_scenes, world_words, write_captioner_tokenizer, write_clip_tokenizer, write_manifest
+from fsdlib.world import training
+from fsdlib.world.scenes import VOID, world_classes
+from fsdlib.world.training import (
+    PARTS,
+    PROMPT,
+    TRAINERS,
+    Settings,
+    training_close_ups,
+    training_scenes,
+    world_words,
+    write_captioner_tokenizer,
+    write_clip_tokenizer,
+    write_manifest,
+)
 
 SETTINGS = Settings.tiny(
-    scenes=48, close_ups=40, held_out=16, clip_steps=24, vision_steps=16, captioner_steps=16, autoencoder_steps=24, unet_steps=8, clip_batch=8, vision_batch=16,
-    captioner_batch=4, autoencoder_batch=4, unet_batch=4, validate_every=4, checkpoint_every=4,
-)  # fmt: skip
+    scenes=48,
+    close_ups=40,
+    held_out=16,
+    clip_steps=24,
+    vision_steps=16,
+    captioner_steps=16,
+    autoencoder_steps=24,
+    unet_steps=8,
+    clip_batch=8,
+    vision_batch=16,
+    captioner_batch=4,
+    autoencoder_batch=4,
+    unet_batch=4,
+    validate_every=4,
+    checkpoint_every=4,
+)
 
 
 class Stopped(BaseException):
@@ -27,7 +52,9 @@ class Stopped(BaseException):
 def trained(tmp_path_factory):
     """All four parts trained for a few steps: (working folder, the models' folder, histories)."""
     folder, out = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("mini")
-    histories = {part: TRAINERS[part](SETTINGS, folder, out) for part in ("vision", "clip", "autoencoder", "unet", "captioner")}
+    histories = {
+        part: TRAINERS[part](SETTINGS, folder, out) for part in ("vision", "clip", "autoencoder", "unet", "captioner")
+    }
     return folder, out, histories
 
 
@@ -42,7 +69,10 @@ def test_no_scene_to_train_on_is_in_the_val_split(trained, scenes):
     from PIL import Image
 
     some, others = training_scenes(SETTINGS, trained[0])
-    shrunk = {np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC)).tobytes() for scene in scenes}
+    shrunk = {
+        np.asarray(Image.fromarray(scene.image).resize((64, 64), Image.Resampling.BICUBIC)).tobytes()
+        for scene in scenes
+    }
     drawn = [image.tobytes() for image in (*some.images, *others.images)]
     assert len(some) == 48 and len(others) == 16 and len(set(drawn)) == 64 and not shrunk & set(drawn)
 
@@ -51,7 +81,11 @@ def test_scenes_are_drawn_once_and_kept(trained):
     kept = next(trained[0].glob("scenes-*.safetensors"))
     before = kept.stat().st_mtime_ns
     some, _ = training_scenes(SETTINGS, trained[0])
-    assert kept.stat().st_mtime_ns == before and some.images.shape == (48, 64, 64, 3) and {len(c) for c in some.captions} == {3}
+    assert (
+        kept.stat().st_mtime_ns == before
+        and some.images.shape == (48, 64, 64, 3)
+        and {len(c) for c in some.captions} == {3}
+    )
 
 
 def test_scenes_of_one_style_are_kept_apart_from_those_of_both(tmp_path):
@@ -72,7 +106,11 @@ def test_augmented_scenes_differ_in_colour_and_keep_their_labels_but_where_somet
     scenes, _ = training_scenes(SETTINGS, trained[0])
     images, labels = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
     again, _ = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
-    assert np.array_equal(images, again) and images.dtype == labels.dtype == np.uint8 and images.shape == scenes.images.shape
+    assert (
+        np.array_equal(images, again)
+        and images.dtype == labels.dtype == np.uint8
+        and images.shape == scenes.images.shape
+    )
     hidden = labels != scenes.labels
     assert (labels[hidden] == VOID).all() and 0.1 < hidden.any((1, 2)).mean() < 0.5
     for i in np.flatnonzero(hidden.any((1, 2))):  # what hides a part is one colour
@@ -142,7 +180,10 @@ def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_ran_through(trained
     assert not (tmp_path / "mini" / "stable-diffusion" / "unet").exists()
     history = TRAINERS["unet"](SETTINGS, tmp_path / "training", tmp_path / "mini")
 
-    for name, root in (("unet.safetensors", "training"), ("stable-diffusion/unet/diffusion_pytorch_model.safetensors", "mini")):
+    for name, root in (
+        ("unet.safetensors", "training"),
+        ("stable-diffusion/unet/diffusion_pytorch_model.safetensors", "mini"),
+    ):
         assert (tmp_path / root / name).read_bytes() == ((folder if root == "training" else out) / name).read_bytes()
     assert [row | dict(seconds=0) for row in history] == [row | dict(seconds=0) for row in histories["unet"]]
 
@@ -151,13 +192,18 @@ def test_a_finished_part_is_not_trained_again(trained, tmp_path):
     before = weights_in(trained[0])["captioner.safetensors"]
     history = TRAINERS["captioner"](SETTINGS, trained[0], tmp_path)
     assert history == trained[2]["captioner"] and weights_in(trained[0])["captioner.safetensors"] == before
-    assert (tmp_path / "blip" / "model.safetensors").read_bytes() == (trained[1] / "blip" / "model.safetensors").read_bytes()
+    assert (tmp_path / "blip" / "model.safetensors").read_bytes() == (
+        trained[1] / "blip" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_clips_image_tower_starts_as_the_vision_encoder(trained, tmp_path):
     """open_clip's transformer with the converted weights holds the same hidden states as transformers' own."""
     model, _ = training._seeing_captioner(SETTINGS, trained[0], tmp_path)
-    clip = open_clip.CLIP(**training.CLIP_CONFIG["model_cfg"] | dict(text_cfg=training.CLIP_CONFIG["model_cfg"]["text_cfg"] | dict(vocab_size=9)))
+    clip = open_clip.CLIP(
+        **training.CLIP_CONFIG["model_cfg"]
+        | dict(text_cfg=training.CLIP_CONFIG["model_cfg"]["text_cfg"] | dict(vocab_size=9))
+    )
     missing = clip.visual.load_state_dict(training._open_clip_vision(model.vision_model), strict=False)
     assert missing.missing_keys == ["proj"] and not missing.unexpected_keys
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -179,7 +225,12 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
 
 def test_a_share_of_the_training_leaves_all_else_and_never_nothing():
     shorter = Settings().shorter(0.25)
-    assert shorter.clip_steps == 625 and shorter.unet_steps == 600 and shorter.scenes == 7500 and shorter.clip_batch == Settings().clip_batch
+    assert (
+        shorter.clip_steps == 625
+        and shorter.unet_steps == 600
+        and shorter.scenes == 7500
+        and shorter.clip_batch == Settings().clip_batch
+    )
     with pytest.raises(ValueError, match="scenes"):
         Settings().shorter(0)
 
@@ -202,7 +253,9 @@ def vision(tmp_path_factory):
 @torch.no_grad()
 def test_a_window_as_large_as_the_picture_gives_the_encoders_own_states(vision):
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(training.patch_states(vision, pixels, np.zeros((2, 2), int)), vision(pixels).last_hidden_state[:, 1:], atol=1e-6)
+    assert torch.allclose(
+        training.patch_states(vision, pixels, np.zeros((2, 2), int)), vision(pixels).last_hidden_state[:, 1:], atol=1e-6
+    )
 
 
 @torch.no_grad()
@@ -216,7 +269,10 @@ def test_a_windows_patches_know_where_in_the_picture_they_lie(vision):
 def test_the_heads_of_the_first_layer_start_by_looking_at_the_nine_patches_around_each(vision):
     attention = vision.encoder.layers[0].self_attn
     found = []
-    hook = attention.register_forward_hook(lambda _, inputs, kwargs, __: found.append(kwargs.get("hidden_states", inputs[0] if inputs else None)), with_kwargs=True)
+    hook = attention.register_forward_hook(
+        lambda _, inputs, kwargs, __: found.append(kwargs.get("hidden_states", inputs[0] if inputs else None)),
+        with_kwargs=True,
+    )
     vision(torch.zeros(1, 3, 64, 64))
     hook.remove()
     width, heads = vision.config.hidden_size, vision.config.num_attention_heads
@@ -246,7 +302,9 @@ def test_a_patch_counts_as_what_most_of_it_shows_and_not_at_all_where_it_is_void
     logits[0, 2, 7] = 50.0
     assert training._patch_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
     logits[0, 1] = 0
-    assert training._patch_loss(logits, labels).item() == pytest.approx(np.log(45) * 1 / 1.4, abs=1e-5)  # weights 0.2, 1, 0.2
+    assert training._patch_loss(logits, labels).item() == pytest.approx(
+        np.log(45) * 1 / 1.4, abs=1e-5
+    )  # weights 0.2, 1, 0.2
 
 
 # ----------------------------------------------------------------------------------------------- what is written
@@ -266,7 +324,10 @@ def test_what_training_writes_is_what_the_loaders_read(trained, monkeypatch, sce
     texts = ["a cat next to a bus", "two dogs on a striped background"]
     tokens = loaded.clip.tokenizer(texts)
     with torch.no_grad():
-        states = loaded.clip.model.transformer(loaded.clip.model.token_embedding(tokens) + loaded.clip.model.positional_embedding, attn_mask=loaded.clip.model.attn_mask)
+        states = loaded.clip.model.transformer(
+            loaded.clip.model.token_embedding(tokens) + loaded.clip.model.positional_embedding,
+            attn_mask=loaded.clip.model.attn_mask,
+        )
         states = loaded.clip.model.ln_final(states)
     assert np.allclose(loaded.diffusion.encode_text(texts), states.numpy(), atol=1e-4)
 

@@ -6,7 +6,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from fsdlib.project import MINI
 from fsdlib.vocabulary import Vocabulary
-from fsdlib.words import Word, candidates, class_encodings, correlation_distance, open_names, present, spoken_classes, words
+from fsdlib.words import (
+    Word,
+    candidates,
+    class_encodings,
+    correlation_distance,
+    open_names,
+    present,
+    spoken_classes,
+    words,
+)
 
 
 def told(caption):
@@ -18,13 +27,21 @@ def told(caption):
 
 def test_nouns_and_adjectives_are_kept_with_their_heads():
     assert told("a small bird perched on a branch of a tree") == [
-        ("small", "ADJ", "bird"), ("bird", "NOUN", "bird"), ("branch", "NOUN", "on"), ("tree", "NOUN", "of"),
-    ]  # fmt: skip
+        ("small", "ADJ", "bird"),
+        ("bird", "NOUN", "bird"),
+        ("branch", "NOUN", "on"),
+        ("tree", "NOUN", "of"),
+    ]
 
 
 def test_stop_words_are_dropped_even_where_they_are_nouns():
     # "front" is a noun here and a stop word
-    assert [word for word, *_ in told("a little girl sitting in a chair in front of a computer")] == ["little", "girl", "chair", "computer"]
+    assert [word for word, *_ in told("a little girl sitting in a chair in front of a computer")] == [
+        "little",
+        "girl",
+        "chair",
+        "computer",
+    ]
 
 
 def test_verbs_and_articles_are_dropped():
@@ -59,15 +76,22 @@ class HandMade:
 
     # four directions at right angles, each with zero mean, so that Pearson's r is the cosine
     A, B, C, E = np.float32(
-        [[1, -1, 1, -1, 1, -1, 1, -1], [1, 1, -1, -1, 1, 1, -1, -1], [1, 1, 1, 1, -1, -1, -1, -1], [1, -1, -1, 1, 1, -1, -1, 1]]
+        [
+            [1, -1, 1, -1, 1, -1, 1, -1],
+            [1, 1, -1, -1, 1, 1, -1, -1],
+            [1, 1, 1, 1, -1, -1, -1, -1],
+            [1, -1, -1, 1, 1, -1, -1, 1],
+        ]
     )
     vectors = {
-        "A photo of cat": A + E, "A photo of feline": A - E,  # synonyms: their mean is A
-        "A photo of dog": B, "A photo of car": C,
+        "A photo of cat": A + E,
+        "A photo of feline": A - E,  # synonyms: their mean is A
+        "A photo of dog": B,
+        "A photo of car": C,
         "kitten": 0.8 * A + 0.6 * E,  # r = 0.8 with cat: distance 0.2
         "puppy": 5 * B + 3,  # r = 1 with dog, whatever its scale and offset: distance 0
         "wheel": 7 * C + 24 * E,  # r = 7 / 25 with car: distance 0.72
-    }  # fmt: skip
+    }
 
     def encode_text(self, texts):
         halves = np.linspace(-1, 1, 8, dtype=np.float32)  # cancels in the mean over the two positions
@@ -123,7 +147,9 @@ def test_candidates_on_the_embedded_models_are_those_of_scipy_and_transformers(m
             return encoder(ids).last_hidden_state[0].mean(dim=0).numpy()
 
     asked = ["cat", "chair", "striped", "zebra"]
-    classes = [np.mean([encoded(f"A photo of {name}") for name in synonyms], axis=0) for synonyms in vocabulary.synonyms[1:]]
+    classes = [
+        np.mean([encoded(f"A photo of {name}") for name in synonyms], axis=0) for synonyms in vocabulary.synonyms[1:]
+    ]
     distances = cdist([encoded(word) for word in asked], classes, "correlation")
     found = candidates(nouns(*asked), vocabulary, mini.diffusion)
     assert [c.label for c in found] == (distances.argmin(axis=1) + 1).tolist()

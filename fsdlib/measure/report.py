@@ -16,15 +16,20 @@ import seaborn as sns
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from fsdlib.measure.summary import PARTITIONS, stored_labels
 from fsdlib.project import DATA, REPORTS, write_atomically
-from fsdlib.summary import PARTITIONS, stored_labels
 
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
 PROTOCOLS = ("dataset", "per_image")
 BENCHMARKS = ("voc21", "context60", "coco_object")  # what published.csv has figures for
 # The datasets here that are those benchmarks. COCO's instances, drawn, are not quite the maps that the published figures are over.
 SAME = {"voc12": "voc21", "context60": "context60", "coco_object_maps": "coco_object", "coco_object": "coco_object"}
-MODES = {"closed": "class list", "given": "class list", "open": "nothing", "oracle": "the classes truly present"}  # vocabulary mode: what is told
+MODES = {
+    "closed": "class list",
+    "given": "class list",
+    "open": "nothing",
+    "oracle": "the classes truly present",
+}  # vocabulary mode: what is told
 SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or more"}  # of an image's pixels
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
@@ -66,7 +71,11 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "images.csv", keep_default_na=False, na_values={"miou": "", "matched_miou": "", "boundary_f": ""})
+        return pd.read_csv(
+            self.folder / "images.csv",
+            keep_default_na=False,
+            na_values={"miou": "", "matched_miou": "", "boundary_f": ""},
+        )
 
     @cached_property
     def objects(self) -> pd.DataFrame:
@@ -87,7 +96,13 @@ def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
     largest = {run.summary["hash"]: run for run in sorted(found, key=lambda run: run.summary["images"])}
 
     def place(run: Run) -> tuple:
-        return run.summary["dataset"], run.summary["models"], run.recipe != "paper", run.recipe, list(MODES).index(run.mode)
+        return (
+            run.summary["dataset"],
+            run.summary["models"],
+            run.recipe != "paper",
+            run.recipe,
+            list(MODES).index(run.mode),
+        )
 
     return sorted(largest.values(), key=place)
 
@@ -109,13 +124,18 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     theirs = published().query("protocol == @protocol")
     rows = [
         {
-            "system": row.system, "models": row.models, "vocabulary": "given" if row.presence_predicted == "no" else "closed",
+            "system": row.system,
+            "models": row.models,
+            "vocabulary": "given" if row.presence_predicted == "no" else "closed",
             "told": "class list" if row.class_list_given == "yes" else "nothing",
-            "presence from": row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"), "training-free": row.training_free,
-            "protocol": protocol, **{name: getattr(row, name) for name in BENCHMARKS}, "note": row.source,
+            "presence from": row.presence_predicted.removeprefix("yes").strip(" ()").removeprefix("no"),
+            "training-free": row.training_free,
+            "protocol": protocol,
+            **{name: getattr(row, name) for name in BENCHMARKS},
+            "note": row.source,
         }
         for row in theirs.itertuples()
-    ]  # fmt: skip
+    ]
     ours, empty = {}, {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
@@ -125,11 +145,17 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             row = ours.setdefault(
                 key,
                 {
-                    "system": f"here: {run.recipe}", "models": run.summary["models"], "vocabulary": run.mode, "told": MODES[run.mode],
-                    "presence from": "caption" if run.mode == "closed" else "", "training-free": "yes", "protocol": protocol,
-                    **dict.fromkeys(BENCHMARKS, np.nan), "note": [known] if known else [],
+                    "system": f"here: {run.recipe}",
+                    "models": run.summary["models"],
+                    "vocabulary": run.mode,
+                    "told": MODES[run.mode],
+                    "presence from": "caption" if run.mode == "closed" else "",
+                    "training-free": "yes",
+                    "protocol": protocol,
+                    **dict.fromkeys(BENCHMARKS, np.nan),
+                    "note": [known] if known else [],
                 },
-            )  # fmt: skip
+            )
             row[column] = 100 * run.summary["miou"][protocol]
             if run.summary["dataset"] == "coco_object":
                 row["note"].append("coco_object drawn from instances")
@@ -137,7 +163,12 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
                 row["note"].append(f"{column}: {run.whole} images")
             empty[column] = 100 * run.summary["empty"][protocol]
     if empty:
-        ours["empty"] = {"system": "an empty label map", "protocol": protocol, **empty, "note": ["on the images of the runs above"]}
+        ours["empty"] = {
+            "system": "an empty label map",
+            "protocol": protocol,
+            **empty,
+            "note": ["on the images of the runs above"],
+        }
     return pd.DataFrame(rows + [row | dict(note="; ".join(row["note"])) for row in ours.values()])
 
 
@@ -149,14 +180,19 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
         row = dict(dataset=s["dataset"], images=run.whole, models=s["models"], recipe=run.recipe, vocabulary=run.mode)
         for protocol in PROTOCOLS:
             low, high = s["intervals"][protocol]
-            row |= {f"mIoU {protocol}": 100 * s["miou"][protocol], f"interval {protocol}": f"{100 * low:.1f} to {100 * high:.1f}"}
+            row |= {
+                f"mIoU {protocol}": 100 * s["miou"][protocol],
+                f"interval {protocol}": f"{100 * low:.1f} to {100 * high:.1f}",
+            }
             row |= {f"empty {protocol}": 100 * s["empty"][protocol]}
         main, without = s.get("with_background", s["without_background"]), s["without_background"]
         row |= {
-            "mIoU dataset, no background": 100 * without["miou"], "mIoU per_image, no background": 100 * without["per_image_miou"],
-            "pixel accuracy": 100 * main["pixel_accuracy"], "mean accuracy": 100 * main["mean_accuracy"],
+            "mIoU dataset, no background": 100 * without["miou"],
+            "mIoU per_image, no background": 100 * without["per_image_miou"],
+            "pixel accuracy": 100 * main["pixel_accuracy"],
+            "mean accuracy": 100 * main["mean_accuracy"],
             "frequency-weighted IoU": 100 * main["frequency_weighted_iou"],
-        }  # fmt: skip
+        }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -167,26 +203,36 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         s = run.summary
         row = dict(dataset=s["dataset"], models=s["models"], recipe=run.recipe, vocabulary=run.mode)
-        row |= {"caption recall": s["caption"]["spoken"]["recall"], "candidate recall": s["caption"].get("candidates", {}).get("recall")}
+        row |= {
+            "caption recall": s["caption"]["spoken"]["recall"],
+            "candidate recall": s["caption"].get("candidates", {}).get("recall"),
+        }
         row |= {"candidate precision": s["caption"].get("candidates", {}).get("precision")}
         for name in PARTITIONS:
-            row |= {f"{name}: {key.replace('_', ' ').replace('miou', 'mIoU').replace(' f', ' F')}": value for key, value in s["masks"][name].items()}
+            row |= {
+                f"{name}: {key.replace('_', ' ').replace('miou', 'mIoU').replace(' f', ' F')}": value
+                for key, value in s["masks"][name].items()
+            }
         row |= {"true masks named right": s["naming"]["accuracy"]}
         rows.append({key: 100 * value if isinstance(value, float) else value for key, value in row.items()})
     return pd.DataFrame(rows)
 
 
 def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
-    """What an evaluation of published models on Pascal VOC needs, as `fsdlib.rehearsal.needs` measured it: one row a recipe and batch size."""
+    """What an evaluation of published models on Pascal VOC needs, as `fsdlib.world.rehearsal.needs` measured it: one row a recipe and batch size."""
     content = json.loads(path.read_text())
     rows = [
         {
-            "models": content["models"], "recipe": row["recipe"], "images a batch": row["batch_size"], "CPU threads": content["threads"],
+            "models": content["models"],
+            "recipe": row["recipe"],
+            "images a batch": row["batch_size"],
+            "CPU threads": content["threads"],
             **{f"{stage} (s)": row["seconds_an_image"][stage] for stage in STAGES},
-            f"{content['images']} images (h)": row["hours_in_all"], "memory (GiB)": row["peak_memory_gib"],
+            f"{content['images']} images (h)": row["hours_in_all"],
+            "memory (GiB)": row["peak_memory_gib"],
         }
         for row in content["settings"]
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -199,8 +245,18 @@ def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
 def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list[Path]:
     """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths."""
     stem = Path(stem)
-    latex = table.to_latex(index=False, float_format="%.1f", na_rep="", escape=True, caption=caption or None, label=f"tab:{stem.name}" if caption else None)
-    return [write_atomically(stem.with_suffix(".csv"), table.to_csv(index=False)), write_atomically(stem.with_suffix(".tex"), latex)]
+    latex = table.to_latex(
+        index=False,
+        float_format="%.1f",
+        na_rep="",
+        escape=True,
+        caption=caption or None,
+        label=f"tab:{stem.name}" if caption else None,
+    )
+    return [
+        write_atomically(stem.with_suffix(".csv"), table.to_csv(index=False)),
+        write_atomically(stem.with_suffix(".tex"), latex),
+    ]
 
 
 # --------------------------------------------------------------------------------------------- figures
@@ -209,7 +265,9 @@ def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list
 def paper_style() -> None:
     """Letters and lines as small as a paper's; text stays text in the PDF."""
     sns.set_theme(context="paper", style="ticks", font_scale=0.85)
-    plt.rcParams.update({"pdf.fonttype": 42, "figure.dpi": 130, "savefig.dpi": 200, "legend.frameon": False, "axes.titlesize": "medium"})
+    plt.rcParams.update(
+        {"pdf.fonttype": 42, "figure.dpi": 130, "savefig.dpi": 200, "legend.frameon": False, "axes.titlesize": "medium"}
+    )
 
 
 def save_figure(figure, stem: Path | str) -> list[Path]:
@@ -228,7 +286,9 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     modes = [mode for mode in MODES if mode in set(rows["mode"])]
     recipes = list(dict.fromkeys(rows.recipe))
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
-    sns.barplot(rows, x="mode", y="miou", hue="recipe", order=modes, hue_order=recipes, palette=_colours(recipes), ax=ax)
+    sns.barplot(
+        rows, x="mode", y="miou", hue="recipe", order=modes, hue_order=recipes, palette=_colours(recipes), ax=ax
+    )
     width = 0.8 / len(recipes)
     for run in runs:
         x = modes.index(run.mode) + (recipes.index(run.recipe) - (len(recipes) - 1) / 2) * width
@@ -241,12 +301,19 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
 
 def show_classes(runs: Sequence[Run]):
     """Every class's IoU (`dataset` protocol) in each run, the best class first; returns the axes."""
-    known = [(run.title, name, value) for run in runs for name, value in run.summary["iou_of_classes"].items() if value is not None]
+    known = [
+        (run.title, name, value)
+        for run in runs
+        for name, value in run.summary["iou_of_classes"].items()
+        if value is not None
+    ]
     rows = pd.DataFrame([dict(name=name, run=title, iou=100 * value) for title, name, value in known])
     order = rows.groupby("name").iou.max().sort_values(ascending=False).index
     ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
     titles = [run.title for run in runs]
-    sns.barplot(rows, x="name", y="iou", hue="run", order=order, hue_order=titles, palette=_colours(titles), ax=ax, width=0.8)
+    sns.barplot(
+        rows, x="name", y="iou", hue="run", order=order, hue_order=titles, palette=_colours(titles), ax=ax, width=0.8
+    )
     ax.set(xlabel="", ylabel="IoU (%)", ylim=(0, 100), xlim=(-0.7, len(order) - 0.3))
     ax.tick_params(axis="x", rotation=90, labelsize=6 if len(order) > 25 else None)
     sns.move_legend(ax, "upper right", title=None)
@@ -269,11 +336,24 @@ def show_confusions(run: Run, count: int = 12):
     """The confusion matrix of the classes in the worst confusions, each row as shares of all the truth's pixels; returns the axes."""
     worst = worst_confusions(run, count)
     order = [name for name in run.summary["iou_of_classes"] if name in set(worst.truth) | set(worst.prediction)]
-    shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(index=order, columns=order).fillna(0)
+    shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(
+        index=order, columns=order
+    ).fillna(0)
     ax = plt.subplots(figsize=(PAGE * 0.62, PAGE * 0.5), layout="constrained")[1]
     digits = shares.map(lambda value: f"{value:.0f}" if value >= 1 else "")
     bar = dict(label="% of the class's pixels", shrink=0.8)
-    sns.heatmap(shares, annot=digits, fmt="", vmin=0, vmax=100, cmap="Blues", linewidths=0.4, annot_kws=dict(size=6), cbar_kws=bar, ax=ax)
+    sns.heatmap(
+        shares,
+        annot=digits,
+        fmt="",
+        vmin=0,
+        vmax=100,
+        cmap="Blues",
+        linewidths=0.4,
+        annot_kws=dict(size=6),
+        cbar_kws=bar,
+        ax=ax,
+    )
     ax.set(xlabel="prediction", ylabel="truth", title=run.title)
     return ax
 
@@ -281,25 +361,53 @@ def show_confusions(run: Run, count: int = 12):
 def show_by_number(runs: Sequence[Run], most: int = 6):
     """mIoU of images against the number of regions in their truth, the mean and its 95 % interval; returns the axes."""
     rows = pd.concat([run.images.assign(run=run.title) for run in runs])
-    rows = rows.assign(number=[str(n) if n < most else f"{most} or more" for n in rows.regions], percent=100 * rows.miou.astype(float))
+    rows = rows.assign(
+        number=[str(n) if n < most else f"{most} or more" for n in rows.regions], percent=100 * rows.miou.astype(float)
+    )
     order = [str(n) for n in range(most)] + [f"{most} or more"]
-    return _means(rows, "number", [name for name in order if name in set(rows.number)], "regions in the truth", "mIoU of the image (%)", runs)
+    return _means(
+        rows,
+        "number",
+        [name for name in order if name in set(rows.number)],
+        "regions in the truth",
+        "mIoU of the image (%)",
+        runs,
+    )
 
 
 def show_by_size(runs: Sequence[Run]):
     """IoU of a class in an image against the share of the image that it covers, the mean and its 95 % interval; returns the axes."""
     rows = pd.concat([run.objects.assign(run=run.title) for run in runs])
     bins = pd.cut(rows.share, [*SHARES, 1.01], right=False, labels=list(SHARES.values()))
-    return _means(rows.assign(size=bins, percent=100 * rows.iou), "size", list(SHARES.values()), "share of the image", "IoU of the class (%)", runs)
+    return _means(
+        rows.assign(size=bins, percent=100 * rows.iou),
+        "size",
+        list(SHARES.values()),
+        "share of the image",
+        "IoU of the class (%)",
+        runs,
+    )
 
 
 def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: str, runs: Sequence[Run]):
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
     titles = [run.title for run in runs]
     sns.pointplot(
-        rows.dropna(subset="percent"), x=column, y="percent", hue="run", order=order, hue_order=titles, palette=_colours(titles), errorbar=("ci", 95), seed=0,
-        dodge=0.25, markersize=4, linewidth=1.2, err_kws=dict(linewidth=1), ax=ax,
-    )  # fmt: skip
+        rows.dropna(subset="percent"),
+        x=column,
+        y="percent",
+        hue="run",
+        order=order,
+        hue_order=titles,
+        palette=_colours(titles),
+        errorbar=("ci", 95),
+        seed=0,
+        dodge=0.25,
+        markersize=4,
+        linewidth=1.2,
+        err_kws=dict(linewidth=1),
+        ax=ax,
+    )
     ax.set(xlabel=label, ylabel=unit, ylim=(0, None))
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(titles), title=None)
     sns.despine(ax=ax)
@@ -311,9 +419,14 @@ def show_stages(runs: Sequence[Run]):
     timed = [(run, run.timing) for run in runs if run.timing and run.timing.get("seconds_an_image")]
     if not timed:
         return None
-    table = pd.DataFrame([timing["seconds_an_image"] for _, timing in timed], index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed])
+    table = pd.DataFrame(
+        [timing["seconds_an_image"] for _, timing in timed],
+        index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed],
+    )
     ax = plt.subplots(figsize=(PAGE, 0.22 * len(table) + 0.9), layout="constrained")[1]
-    table[[stage for stage in STAGES if stage in table]].plot.barh(stacked=True, ax=ax, color=sns.color_palette("deep", len(STAGES)), width=0.75)
+    table[[stage for stage in STAGES if stage in table]].plot.barh(
+        stacked=True, ax=ax, color=sns.color_palette("deep", len(STAGES)), width=0.75
+    )
     ax.invert_yaxis()
     ax.set(xlabel="seconds an image")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

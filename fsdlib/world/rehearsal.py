@@ -1,6 +1,6 @@
 """A Hugging Face hub cache filled with random weights, to run a published model set where the hub cannot be reached.
 
-    python -m fsdlib.rehearsal --cache FOLDER --models sd14 --run
+    python -m fsdlib.world.rehearsal --cache FOLDER --models sd14 --run
     HF_HUB_CACHE=FOLDER HF_HUB_OFFLINE=1 ...
 
 `write_cache` lays out the cache as the hub's own client does (`models--ORG--NAME/{blobs,refs,snapshots}`), with the
@@ -39,13 +39,13 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTextConfig, CLIPTextModel
 
-from fsdlib.datasets import open_dataset
-from fsdlib.evaluation import evaluate
+from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.models import MODEL_SETS, ModelSet, Source, load_models, sources
 from fsdlib.pipeline import segment
 from fsdlib.project import DATA, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import RECIPES, get_recipe
-from fsdlib.segmenters import FreeSegDiff
 
 NOISE = "random weights: the times and the memory mean something, the caption and the names do not"
 CONFIGURATIONS = DATA / "rehearsal"  # ORG--NAME/PATH, each file as it stands in that repository
@@ -64,12 +64,19 @@ def write_cache(cache: Path | str, parts: Iterable[Source], seed: int = 0) -> di
     """
     cache, parts = Path(cache), list(parts)
     if cache.exists() and not (cache / MARKER).is_file() and (not cache.is_dir() or any(cache.iterdir())):
-        raise FileExistsError(f"{cache} holds files that are no rehearsal: give a new or empty folder, never a cache of real models.")
+        raise FileExistsError(
+            f"{cache} holds files that are no rehearsal: give a new or empty folder, never a cache of real models."
+        )
     for part in parts:
         lacking = [path for path in part.files if not _can_make(part.repository, path)]
         if lacking:
-            raise ValueError(f"{part.repository} cannot be rehearsed: data/rehearsal says nothing of its {', '.join(lacking)}.")
-    write_atomically(cache / MARKER, f"Random weights (seed {seed}) from fsdlib.rehearsal: no result made with them means anything.\n")
+            raise ValueError(
+                f"{part.repository} cannot be rehearsed: data/rehearsal says nothing of its {', '.join(lacking)}."
+            )
+    write_atomically(
+        cache / MARKER,
+        f"Random weights (seed {seed}) from fsdlib.world.rehearsal: no result made with them means anything.\n",
+    )
     return {part.repository: _write_repository(cache, part, seed) for part in parts}
 
 
@@ -116,7 +123,14 @@ def _write_repository(cache: Path, part: Source, seed: int) -> Path:
 def _write_file(folder: Path, path: str, target: Path, seed: int) -> None:
     if path in _WEIGHTS:
         metadata = None if path.startswith("open_clip") else {"format": "pt"}  # as each library saves its own
-        save_file({name: _draw(name, tensor, f"{folder.name}/{seed}") for name, tensor in published_tensors(folder, path).items()}, target, metadata)
+        save_file(
+            {
+                name: _draw(name, tensor, f"{folder.name}/{seed}")
+                for name, tensor in published_tensors(folder, path).items()
+            },
+            target,
+            metadata,
+        )
     elif path in _TEXTS:
         target.write_text(_TEXTS[path](), encoding="utf-8")
     else:
@@ -179,7 +193,10 @@ def _autoencoder(configuration: dict) -> dict[str, Tensor]:
     # the file is older than the present names of the attention layers; diffusers renames them while loading
     earlier = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     pattern = re.compile(r"(?<=mid_block\.attentions\.0\.)(to_q|to_k|to_v|to_out\.0)(?=\.)")
-    return {pattern.sub(lambda match: earlier[match[0]], name): tensor for name, tensor in _of(AutoencoderKL.from_config(configuration)).items()}
+    return {
+        pattern.sub(lambda match: earlier[match[0]], name): tensor
+        for name, tensor in _of(AutoencoderKL.from_config(configuration)).items()
+    }
 
 
 def _text_encoder(configuration: dict) -> dict[str, Tensor]:
@@ -195,7 +212,9 @@ def _captioner(configuration: dict) -> dict[str, Tensor]:
     tensors, words = _of(model), "text_decoder.bert.embeddings.word_embeddings.weight"
     tensors["text_decoder.cls.predictions.decoder.weight"] = tensors[words]
     tensors.pop("text_decoder.cls.predictions.decoder.bias", None)
-    return tensors | _positions("text_decoder.bert.embeddings.position_ids", model.config.text_config.max_position_embeddings)
+    return tensors | _positions(
+        "text_decoder.bert.embeddings.position_ids", model.config.text_config.max_position_embeddings
+    )
 
 
 def _clip(configuration: dict) -> dict[str, Tensor]:
@@ -311,14 +330,20 @@ def run(cache: Path | str, models: str = "sd14", recipe: str = "paper") -> dict:
     return _offline(cache, "measure", models, recipe)
 
 
-def needs(cache: Path | str, root: Path | str, models: str = "sd14", images: int = 4, batch_sizes: Sequence[int] = (1, 4)) -> dict:
+def needs(
+    cache: Path | str, root: Path | str, models: str = "sd14", images: int = 4, batch_sizes: Sequence[int] = (1, 4)
+) -> dict:
     """What an evaluation on Pascal VOC 2012's val split at `root` needs with each recipe and batch size: time and memory.
 
     The first `images` are evaluated from `cache`, offline, each setting in a process of its own; the whole split is their mean
     times its number of images.
     """
-    rows = [_offline(cache, "measure_evaluation", models, recipe, str(root), images, size) for recipe in RECIPES for size in batch_sizes]
-    common = {key: [row.pop(key) for row in rows][0] for key in ("images", "threads")}
+    rows = [
+        _offline(cache, "measure_evaluation", models, recipe, str(root), images, size)
+        for recipe in RECIPES
+        for size in batch_sizes
+    ]
+    common = {key: next(row.pop(key) for row in rows) for key in ("images", "threads")}
     return dict(models=models, dataset="voc12", images_measured=images, **common, settings=rows, note=NOISE)
 
 
@@ -326,7 +351,9 @@ def _offline(cache: Path | str, function: str, *arguments) -> dict:
     """What a function of this module returns in a process of its own, since the hub's client reads its settings when it is imported."""
     call = f"import json; from fsdlib import rehearsal; print(json.dumps(rehearsal.{function}(*{arguments!r})))"
     settings = dict(HF_HUB_CACHE=str(Path(cache).resolve()), HF_HUB_OFFLINE="1")
-    done = subprocess.run([sys.executable, "-c", call], env=os.environ | settings, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", call], env=os.environ | settings, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -339,9 +366,14 @@ def measure_evaluation(models: str, recipe: str, root: str, images: int, batch_s
         timing = json.loads((run.folder / "timing.json").read_text())
     seconds = timing["seconds_an_image"]
     return dict(
-        images=dataset.expected, recipe=recipe, batch_size=batch_size, threads=torch.get_num_threads(), seconds_an_image=seconds,
-        hours_in_all=round(sum(seconds.values()) * dataset.expected / 3600, 1), peak_memory_gib=round(timing["memory_mib"] / 1024, 2),
-    )  # fmt: skip
+        images=dataset.expected,
+        recipe=recipe,
+        batch_size=batch_size,
+        threads=torch.get_num_threads(),
+        seconds_an_image=seconds,
+        hours_in_all=round(sum(seconds.values()) * dataset.expected / 3600, 1),
+        peak_memory_gib=round(timing["memory_mib"] / 1024, 2),
+    )
 
 
 def measure(models: str, recipe: str) -> dict:
@@ -371,13 +403,23 @@ def measure(models: str, recipe: str) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m fsdlib.rehearsal", description="Write a hub cache of random weights, to run a model set offline.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.world.rehearsal",
+        description="Write a hub cache of random weights, to run a model set offline.",
+    )
     parser.add_argument("--cache", type=Path, required=True, help="a new or empty folder; sd14 takes 5.9 GB")
     parser.add_argument("--models", default="sd14", choices=MODEL_SETS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", action="store_true", help="then segment a photograph offline and write reports/rehearsal.json")
+    parser.add_argument(
+        "--run", action="store_true", help="then segment a photograph offline and write reports/rehearsal.json"
+    )
     parser.add_argument("--recipe", default="paper", choices=RECIPES, help="the recipe to run")
-    parser.add_argument("--voc", type=Path, metavar="ROOT", help="then evaluate a few images of Pascal VOC 2012 offline and write reports/voc12_needs.json")
+    parser.add_argument(
+        "--voc",
+        type=Path,
+        metavar="ROOT",
+        help="then evaluate a few images of Pascal VOC 2012 offline and write reports/voc12_needs.json",
+    )
     parser.add_argument("--images", type=int, default=4, help="how many, with --voc")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -388,7 +430,9 @@ if __name__ == "__main__":
     for repository, snapshot in written.items():
         size = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
         print(f"{repository}: {size / 1e9:.2f} GB of random numbers in {snapshot}")
-    print(f"{time.perf_counter() - started:.0f} s; use it with HF_HUB_CACHE={arguments.cache.resolve()} HF_HUB_OFFLINE=1")
+    print(
+        f"{time.perf_counter() - started:.0f} s; use it with HF_HUB_CACHE={arguments.cache.resolve()} HF_HUB_OFFLINE=1"
+    )
     if arguments.run:
         report = run(arguments.cache, arguments.models, arguments.recipe)
         path = write_atomically(REPORTS / "rehearsal.json", json.dumps(report, indent=2) + "\n")
@@ -398,4 +442,8 @@ if __name__ == "__main__":
         report = needs(arguments.cache, arguments.voc, arguments.models, arguments.images)
         write_atomically(REPORTS / "voc12_needs.json", json.dumps(report, indent=1) + "\n")
         for row in report["settings"]:
-            print("{recipe}, {batch_size} images a batch: {hours_in_all} h for the whole split, {peak_memory_gib} GiB at most".format(**row))
+            print(
+                "{recipe}, {batch_size} images a batch: {hours_in_all} h for the whole split, {peak_memory_gib} GiB at most".format(
+                    **row
+                )
+            )

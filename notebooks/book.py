@@ -1,6 +1,6 @@
 """The notebooks as a book: an index with a picture of each, and pages that open without a server.
 
-`python -m fsdlib.book` writes notebooks/README.md with its pictures, and one HTML page a notebook under reports/book.
+`python notebooks/book.py` writes notebooks/README.md with its pictures, and one HTML page a notebook under reports/book.
 nbconvert makes the pages, since JupyterLab brings it; they hold their figures.
 """
 
@@ -87,10 +87,20 @@ def build(notebooks: Path = NOTEBOOKS, out: Path = REPORTS / "book") -> list[Pat
     paths = sorted(notebooks.glob("*.ipynb"))
     exporter, written = HTMLExporter(), []
     for i, path in enumerate(paths):
-        body, _ = exporter.from_notebook_node(nbformat.read(path, as_version=4), dict(metadata=dict(name=page_of(path).title)))
+        body, _ = exporter.from_notebook_node(
+            nbformat.read(path, as_version=4), dict(metadata=dict(name=page_of(path).title))
+        )
         around = [(paths[i - 1], "&larr; ") if i else None, (paths[i + 1], "&rarr; ") if i + 1 < len(paths) else None]
-        links = ['<a href="index.html">all notebooks</a>'] + [f'<a href="{to.stem}.html">{arrow}{html.escape(page_of(to).title)}</a>' for to, arrow in filter(None, around)]
-        written.append(write_atomically(out / f"{path.stem}.html", re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(' &middot; '.join(links))}", body, count=1)))
+        links = ['<a href="index.html">all notebooks</a>'] + [
+            f'<a href="{to.stem}.html">{arrow}{html.escape(page_of(to).title)}</a>'
+            for to, arrow in filter(None, around)
+        ]
+        written.append(
+            write_atomically(
+                out / f"{path.stem}.html",
+                re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(' &middot; '.join(links))}", body, count=1),
+            )
+        )
     index = markdown2html_mistune((notebooks / "README.md").read_text()).replace(".ipynb", ".html")
     for picture in sorted((notebooks / "pictures").glob("*.jpg")):
         embedded = base64.b64encode(picture.read_bytes()).decode()
@@ -109,7 +119,11 @@ td {{ vertical-align: middle; padding: .6em }} img {{ width: 300px }} .anchor-li
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--index", action="store_true", help="leave it at the notebooks themselves, notebooks/README.md and its pictures")
+    parser.add_argument(
+        "--index",
+        action="store_true",
+        help="leave it at the notebooks themselves, notebooks/README.md and its pictures",
+    )
     for path in NOTEBOOKS.glob("*.ipynb"):
         strip_widget_state(path)
     write_index()

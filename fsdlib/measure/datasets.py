@@ -1,6 +1,6 @@
 """Datasets in their official layouts, read where they lie, with one meaning of labels: 0 background, 1 to N the classes, 255 void.
 
-`python -m fsdlib.datasets` lists them, says where they come from, fetches them and checks a copy.
+`python -m fsdlib.measure.datasets` lists them, says where they come from, fetches them and checks a copy.
 """
 
 import argparse
@@ -19,8 +19,8 @@ import scipy.io
 from PIL import ExifTags, Image, ImageOps
 from pycocotools.coco import COCO
 
-from fsdlib import archives
-from fsdlib.archives import Archive, commands
+from fsdlib.measure import archives
+from fsdlib.measure.archives import Archive, commands
 from fsdlib.project import CLASSES, SCENES
 from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 
@@ -44,7 +44,9 @@ class Dataset:
     ids: tuple[str, ...]
     pictures: tuple[Path, ...] = field(repr=False)
     masks: tuple[Path, ...] = field(repr=False)  # empty where there is no ground truth
-    lookup: np.ndarray = field(repr=False, compare=False)  # the label of each value in the files, -1 for values that must not be there
+    lookup: np.ndarray = field(
+        repr=False, compare=False
+    )  # the label of each value in the files, -1 for values that must not be there
     expected: int | None = None
 
     def __len__(self) -> int:
@@ -79,7 +81,9 @@ class Dataset:
         """
         raw = self._raw(index)
         if strange := self._strange(raw):
-            raise ValueError(f"{self.root / self._truth(index)} holds values that are no labels of {self.name} ({strange[:5]}): is this {self.name}?")
+            raise ValueError(
+                f"{self.root / self._truth(index)} holds values that are no labels of {self.name} ({strange[:5]}): is this {self.name}?"
+            )
         return self.lookup[raw].astype(np.uint8)
 
     def check(self, indices: Iterable[int] | None = None) -> None:
@@ -89,13 +93,22 @@ class Dataset:
         size than their picture, labels out of range.
         """
         with ThreadPoolExecutor() as pool:
-            faults = [fault for of_image in pool.map(self._faults, range(len(self)) if indices is None else indices) for fault in of_image]
+            faults = [
+                fault
+                for of_image in pool.map(self._faults, range(len(self)) if indices is None else indices)
+                for fault in of_image
+            ]
         if faults:
             kinds: dict[str, list[str]] = {}
             for kind, file in faults:
                 kinds.setdefault(kind, []).append(file)
-            lines = [f"  {kind}: {len(files)} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})" for kind, files in kinds.items()]
-            raise IncompleteDataset("\n".join([f"{self.name} under {self.root} is damaged; replace these files:", *lines]))
+            lines = [
+                f"  {kind}: {len(files)} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
+                for kind, files in kinds.items()
+            ]
+            raise IncompleteDataset(
+                "\n".join([f"{self.name} under {self.root} is damaged; replace these files:", *lines])
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,7 +145,9 @@ class Dataset:
     def _raw(self, index: int) -> np.ndarray:
         """(H, W) unsigned integers; raises FileNotFoundError where the file is missing and ValueError where it cannot be read."""
         if not self.has_labels:
-            raise ValueError(f"{self.name} under {self.root} has no ground truth: add masks/, or use the pictures alone")
+            raise ValueError(
+                f"{self.name} under {self.root} has no ground truth: add masks/, or use the pictures alone"
+            )
         try:
             raw = self._read(index)
         except FileNotFoundError:
@@ -140,7 +155,9 @@ class Dataset:
         except Exception as error:  # decoders raise whatever comes to them on a damaged file
             raise ValueError(f"{self.root / self._truth(index)} cannot be read ({error}): replace it") from error
         if raw.ndim != 2 or raw.dtype.kind not in "bui":
-            raise ValueError(f"{self.root / self._truth(index)} has no single number a pixel but {raw.shape} {raw.dtype}: save it as palette or grey PNG")
+            raise ValueError(
+                f"{self.root / self._truth(index)} has no single number a pixel but {raw.shape} {raw.dtype}: save it as palette or grey PNG"
+            )
         return raw.astype(np.uint8) if raw.dtype == bool else raw
 
     def _strange(self, raw: np.ndarray) -> list[int]:
@@ -191,7 +208,9 @@ class CocoObjects(Dataset):
     def _read(self, index: int) -> np.ndarray:
         number = self._numbers[self.ids[index]]
         raw = np.zeros((self.annotations.imgs[number]["height"], self.annotations.imgs[number]["width"]), np.uint8)
-        for drawn in sorted(self.annotations.imgToAnns.get(number, ()), key=lambda a: (not a["iscrowd"], -a["area"], a["id"])):
+        for drawn in sorted(
+            self.annotations.imgToAnns.get(number, ()), key=lambda a: (not a["iscrowd"], -a["area"], a["id"])
+        ):
             raw[self.annotations.annToMask(drawn).astype(bool)] = drawn["category_id"]
         return raw
 
@@ -262,8 +281,10 @@ class Benchmark:
         return lookup
 
 
-def open_dataset(name: str, root: Path | str | None = None, split: str = "val", classes: Path | str | Sequence[str] | None = None) -> Dataset:
-    """Open a dataset by name; `python -m fsdlib.datasets` lists the names.
+def open_dataset(
+    name: str, root: Path | str | None = None, split: str = "val", classes: Path | str | Sequence[str] | None = None
+) -> Dataset:
+    """Open a dataset by name; `python -m fsdlib.measure.datasets` lists the names.
 
     root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
     classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a .txt (a name
@@ -273,7 +294,9 @@ def open_dataset(name: str, root: Path | str | None = None, split: str = "val", 
     """
     benchmark = _known(name)
     if classes is not None and name != "folder":
-        raise ValueError(f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'")
+        raise ValueError(
+            f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'"
+        )
     if not (root or benchmark.root):
         raise FileNotFoundError(f"dataset {name!r} needs a root. {instructions(name)}")
     root = Path(root or benchmark.root)
@@ -287,14 +310,19 @@ def instructions(name: str) -> str:
     benchmark = _known(name)
     if not benchmark.archives:
         return f"To get {name}: {benchmark.source}."
-    lines = [commands(f"{name} (terms: {benchmark.terms})", benchmark.archives), f"Then open_dataset({name!r}, root='ROOT') finds it."]
+    lines = [
+        commands(f"{name} (terms: {benchmark.terms})", benchmark.archives),
+        f"Then open_dataset({name!r}, root='ROOT') finds it.",
+    ]
     if not any(archive.registration for archive in benchmark.archives):
-        lines.append(f"All of it at once, without the splits that are not needed: python -m fsdlib.datasets {name} --download ROOT")
+        lines.append(
+            f"All of it at once, without the splits that are not needed: python -m fsdlib.measure.datasets {name} --download ROOT"
+        )
     return "\n".join(lines)
 
 
 def download(name: str, root: Path | str) -> Path:
-    """Fetch what a dataset's val split needs, as `fsdlib.archives.download`; raises ValueError for one that needs an account or has no archives."""
+    """Fetch what a dataset's val split needs, as `fsdlib.measure.archives.download`; raises ValueError for one that needs an account or has no archives."""
     benchmark = _known(name)
     if not benchmark.archives or any(archive.registration for archive in benchmark.archives):
         raise ValueError(f"{name} cannot be fetched without you. {instructions(name)}")
@@ -313,7 +341,9 @@ def _require(name: str, *paths: Path) -> None:
 
 
 def _voc(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
-    return _listed(benchmark, name, root, split, root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass")
+    return _listed(
+        benchmark, name, root, split, root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass"
+    )
 
 
 def _context(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
@@ -324,22 +354,48 @@ def _context(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset
     masks = root / "SegmentationClassContext"
     if masks.is_dir():
         listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
-        return _listed(benchmark, name, root, split, listing, masks, official=False, splits={"train": 4996, "val": 5104})
-    return _listed(benchmark, name, root, split, root / "ImageSets" / "Main" / f"{split}.txt", root / "trainval", ".mat", ContextMatrices)
+        return _listed(
+            benchmark, name, root, split, listing, masks, official=False, splits={"train": 4996, "val": 5104}
+        )
+    return _listed(
+        benchmark,
+        name,
+        root,
+        split,
+        root / "ImageSets" / "Main" / f"{split}.txt",
+        root / "trainval",
+        ".mat",
+        ContextMatrices,
+    )
 
 
 def _listed(
-    benchmark: Benchmark, name: str, root: Path, split: str, listing: Path, masks: Path, ending: str = ".png", kind: type[Dataset] = Dataset,
-    official: bool = True, splits: dict[str, int] | None = None,
-) -> Dataset:  # fmt: skip
+    benchmark: Benchmark,
+    name: str,
+    root: Path,
+    split: str,
+    listing: Path,
+    masks: Path,
+    ending: str = ".png",
+    kind: type[Dataset] = Dataset,
+    official: bool = True,
+    splits: dict[str, int] | None = None,
+) -> Dataset:
     """A dataset in VOC's folders, whose listing says which images a split has."""
     pictures = root / "JPEGImages"
     _require(name, listing, pictures, masks)
     ids = tuple(sorted(set(listing.read_text().split())))
     return kind(
-        name, root, split, benchmark.vocabulary(), ids, tuple(pictures / f"{i}.jpg" for i in ids), tuple(masks / f"{i}{ending}" for i in ids),
-        benchmark.lookup(official), (splits or benchmark.splits).get(split),
-    )  # fmt: skip
+        name,
+        root,
+        split,
+        benchmark.vocabulary(),
+        ids,
+        tuple(pictures / f"{i}.jpg" for i in ids),
+        tuple(masks / f"{i}{ending}" for i in ids),
+        benchmark.lookup(official),
+        (splits or benchmark.splits).get(split),
+    )
 
 
 def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
@@ -352,9 +408,17 @@ def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Da
     except (AssertionError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no annotation in COCO's form ({error!r}): fetch it again") from error
     return CocoObjects(
-        name, root, split, benchmark.vocabulary(), ids, tuple(pictures / f"{i}.jpg" for i in ids), (path,) * len(ids),
-        benchmark.lookup(), benchmark.splits.get(split), annotations,
-    )  # fmt: skip
+        name,
+        root,
+        split,
+        benchmark.vocabulary(),
+        ids,
+        tuple(pictures / f"{i}.jpg" for i in ids),
+        (path,) * len(ids),
+        benchmark.lookup(),
+        benchmark.splits.get(split),
+        annotations,
+    )
 
 
 def _coco_stuff(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
@@ -372,7 +436,14 @@ def _cityscapes(benchmark: Benchmark, name: str, root: Path, split: str) -> Data
 
 
 def _paired(
-    benchmark: Benchmark, name: str, root: Path, split: str, pictures: Path, masks: Path, picture: str = "*.jpg", mask: str = "*.png"
+    benchmark: Benchmark,
+    name: str,
+    root: Path,
+    split: str,
+    pictures: Path,
+    masks: Path,
+    picture: str = "*.jpg",
+    mask: str = "*.png",
 ) -> Dataset:
     """A dataset without a listing: all that either folder holds, by patterns whose last star is the id and whose first, if there are two, its city."""
     _require(name, pictures, masks)
@@ -388,7 +459,15 @@ def _paired(
         return tuple(folder / pattern.replace("*/", f"{i.split('_')[0]}/").replace("*", i) for i in ids)
 
     return Dataset(
-        name, root, split, benchmark.vocabulary(), ids, files(pictures, picture), files(masks, mask), benchmark.lookup(), benchmark.splits.get(split)
+        name,
+        root,
+        split,
+        benchmark.vocabulary(),
+        ids,
+        files(pictures, picture),
+        files(masks, mask),
+        benchmark.lookup(),
+        benchmark.splits.get(split),
     )
 
 
@@ -399,7 +478,9 @@ def _folder(root: Path, classes: Path | str | Sequence[str] | None) -> Dataset:
     for path in sorted((root / "images" if (root / "images").is_dir() else root).iterdir()):
         if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith("."):
             if path.stem in pictures:
-                raise ValueError(f"{path} and {pictures[path.stem].name} would share the mask {path.stem}.png: rename one")
+                raise ValueError(
+                    f"{path} and {pictures[path.stem].name} would share the mask {path.stem}.png: rename one"
+                )
             pictures[path.stem] = path
     if not pictures:
         raise FileNotFoundError(f"there are no pictures in {root}. {instructions('folder')}")
@@ -414,7 +495,9 @@ def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Voca
     if classes is None:
         classes = next((path for path in (root / "classes.csv", root / "classes.txt") if path.exists()), None)
         if classes is None:
-            raise FileNotFoundError(f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line")
+            raise FileNotFoundError(
+                f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line"
+            )
     if isinstance(classes, (str, Path)):
         if Path(classes).suffix == ".csv":
             return Vocabulary.read(classes)
@@ -429,80 +512,155 @@ def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Voca
 _VOC_TERMS = "research; the photographs under Flickr's terms of use"
 _COCO_TERMS = "annotations CC BY 4.0; the photographs under Flickr's terms of use"
 _VOC2012 = Archive(
-    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", "2 GB", "6cd6e144f989b92b3379bac3b3de84fd",
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    "2 GB",
+    "6cd6e144f989b92b3379bac3b3de84fd",
     ("VOCdevkit/VOC2012/ImageSets", "VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass"),
-)  # fmt: skip
+)
 _VOC2010 = Archive(
-    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar", "1.3 GB", "da459979d0c395079b5c75ee67908abb",
+    "https://thor.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",
+    "1.3 GB",
+    "da459979d0c395079b5c75ee67908abb",
     ("VOCdevkit/VOC2010/ImageSets", "VOCdevkit/VOC2010/JPEGImages"),
-)  # fmt: skip
+)
 _CONTEXT = Archive(
-    "https://roozbehm.info/pascal-context/trainval.tar.gz", "31 MB", None, ("VOCdevkit/VOC2010/trainval",), folder="VOCdevkit/VOC2010"
-)  # fmt: skip
-_COCO_IMAGES = Archive("http://images.cocodataset.org/zips/val2017.zip", "778 MB", "442b8da7639aecaf257c1dceb8ba8c80", ("val2017",))
+    "https://roozbehm.info/pascal-context/trainval.tar.gz",
+    "31 MB",
+    None,
+    ("VOCdevkit/VOC2010/trainval",),
+    folder="VOCdevkit/VOC2010",
+)
+_COCO_IMAGES = Archive(
+    "http://images.cocodataset.org/zips/val2017.zip", "778 MB", "442b8da7639aecaf257c1dceb8ba8c80", ("val2017",)
+)
 _COCO_OBJECTS = Archive(
-    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip", "241 MB", "f4bbac642086de4f52a3fdda2de5fa2c",
+    "http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+    "241 MB",
+    "f4bbac642086de4f52a3fdda2de5fa2c",
     ("annotations/captions_val2017.json", "annotations/instances_val2017.json"),
-)  # fmt: skip
+)
 _COCO_STUFF = Archive(
-    "https://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip", "659 MB", None,
-    ("stuffthingmaps/val2017",), folder="stuffthingmaps",
-)  # fmt: skip
+    "https://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip",
+    "659 MB",
+    None,
+    ("stuffthingmaps/val2017",),
+    folder="stuffthingmaps",
+)
 _ADE20K = Archive(
-    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip", "1 GB", "7328b3957e407ddae1d3cbf487f149ef", ("ADEChallengeData2016",)
+    "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+    "1 GB",
+    "7328b3957e407ddae1d3cbf487f149ef",
+    ("ADEChallengeData2016",),
 )
 _CITYSCAPES = (
     Archive(
-        "https://www.cityscapes-dataset.com/file-handling/?packageID=1#gtFine_trainvaltest.zip", "241 MB", "4237c19de34c8a376e9ba46b495d6f66",
-        ("gtFine",), registration=True,
+        "https://www.cityscapes-dataset.com/file-handling/?packageID=1#gtFine_trainvaltest.zip",
+        "241 MB",
+        "4237c19de34c8a376e9ba46b495d6f66",
+        ("gtFine",),
+        registration=True,
     ),
     Archive(
-        "https://www.cityscapes-dataset.com/file-handling/?packageID=3#leftImg8bit_trainvaltest.zip", "11 GB", "0a6e97e94b616a514066c9e2adb0c97f",
-        ("leftImg8bit",), registration=True,
+        "https://www.cityscapes-dataset.com/file-handling/?packageID=3#leftImg8bit_trainvaltest.zip",
+        "11 GB",
+        "0a6e97e94b616a514066c9e2adb0c97f",
+        ("leftImg8bit",),
+        registration=True,
     ),
-)  # fmt: skip
+)
 _VOC_SPLITS = {"train": 1464, "val": 1449, "trainval": 2913}
 _CONTEXT_SPLITS = {"train": 4998, "val": 5105, "trainval": 10103}
 _COCO_SPLITS = {"train": 118287, "val": 5000}
 
 DATASETS = {
     "scenes": Benchmark(
-        "scenes.csv", _voc, {}, "drawings: Twemoji CC BY 4.0, OpenMoji CC BY-SA 4.0", root=SCENES,
-        source="write them with fsdlib.scenes.write_scenes(), or run `make scenes`",
+        "scenes.csv",
+        _voc,
+        {},
+        "drawings: Twemoji CC BY 4.0, OpenMoji CC BY-SA 4.0",
+        root=SCENES,
+        source="write them with fsdlib.world.scenes.write_scenes(), or run `make scenes`",
     ),
     "voc12": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012"),
     "voc20": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012", background=False),
-    "coco_object": Benchmark("coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)),
+    "coco_object": Benchmark(
+        "coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)
+    ),
     # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are background
     "coco_object_maps": Benchmark(
-        "coco_object.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), values=182, rest=0, shift=-1, void=0
+        "coco_object.csv",
+        _coco_stuff,
+        _COCO_SPLITS,
+        _COCO_TERMS,
+        (_COCO_IMAGES, _COCO_STUFF),
+        values=182,
+        rest=0,
+        shift=-1,
+        void=0,
     ),
-    "coco_stuff": Benchmark("coco_stuff.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False),
-    "coco_stuff27": Benchmark("coco_stuff27.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False),
+    "coco_stuff": Benchmark(
+        "coco_stuff.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
+    ),
+    "coco_stuff27": Benchmark(
+        "coco_stuff27.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
+    ),
     "context59": Benchmark(
-        "context.csv", _context, _CONTEXT_SPLITS, _VOC_TERMS, (_VOC2010, _CONTEXT), "VOCdevkit/VOC2010", background=False, values=460
+        "context.csv",
+        _context,
+        _CONTEXT_SPLITS,
+        _VOC_TERMS,
+        (_VOC2010, _CONTEXT),
+        "VOCdevkit/VOC2010",
+        background=False,
+        values=460,
     ),
-    "context60": Benchmark("context.csv", _context, _CONTEXT_SPLITS, _VOC_TERMS, (_VOC2010, _CONTEXT), "VOCdevkit/VOC2010", values=460, rest=0),
+    "context60": Benchmark(
+        "context.csv",
+        _context,
+        _CONTEXT_SPLITS,
+        _VOC_TERMS,
+        (_VOC2010, _CONTEXT),
+        "VOCdevkit/VOC2010",
+        values=460,
+        rest=0,
+    ),
     "ade20k": Benchmark(
-        "ade20k.csv", _ade20k, {"train": 20210, "val": 2000}, "annotations BSD-3-Clause; the photographs for non-commercial research and education",
-        (_ADE20K,), "ADEChallengeData2016", background=False,
+        "ade20k.csv",
+        _ade20k,
+        {"train": 20210, "val": 2000},
+        "annotations BSD-3-Clause; the photographs for non-commercial research and education",
+        (_ADE20K,),
+        "ADEChallengeData2016",
+        background=False,
     ),
     "cityscapes": Benchmark(
-        "cityscapes.csv", _cityscapes, {"train": 2975, "val": 500}, "its own licence, not commercial; an account is needed", _CITYSCAPES,
-        background=False, values=34,
+        "cityscapes.csv",
+        _cityscapes,
+        {"train": 2975, "val": 500},
+        "its own licence, not commercial; an account is needed",
+        _CITYSCAPES,
+        background=False,
+        values=34,
     ),
     "folder": Benchmark(
-        None, None, {}, "yours",
+        None,
+        None,
+        {},
+        "yours",
         source="put pictures (jpg, png) in ROOT/images, or in ROOT itself, and where you have them masks in ROOT/masks/<picture's stem>.png, with k for the "
         "k-th class, 0 for background and 255 for void; write the classes to ROOT/classes.txt, a name a line, or pass them as classes=[...]",
     ),
-}  # fmt: skip
+}
 
 
 def _overview() -> str:
     lines = [f"{'name':<17} {'classes':<17} {'val':>5}  {'to fetch':<15} terms"]
     for name, benchmark in DATASETS.items():
-        classes = "your own" if benchmark.classes is None else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
+        classes = (
+            "your own"
+            if benchmark.classes is None
+            else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
+        )
         sizes = " + ".join(archive.size for archive in benchmark.archives) or "-"
         lines.append(f"{name:<17} {classes:<17} {benchmark.splits.get('val', '-'):>5}  {sizes:<15} {benchmark.terms}")
     return "\n".join(lines)
@@ -511,11 +669,18 @@ def _overview() -> str:
 def _checked(name: str, root: Path, split: str) -> str:
     dataset = open_dataset(name, root, split)
     dataset.check()
-    return "complete" if dataset.complete else f"nothing is damaged, but these are {len(dataset)} of the split's {dataset.expected} images"
+    return (
+        "complete"
+        if dataset.complete
+        else f"nothing is damaged, but these are {len(dataset)} of the split's {dataset.expected} images"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m fsdlib.datasets", description="List the datasets; say how to get one, fetch it, check a copy.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.measure.datasets",
+        description="List the datasets; say how to get one, fetch it, check a copy.",
+    )
     parser.add_argument("name", nargs="?", choices=DATASETS)
     parser.add_argument("--download", metavar="ROOT", type=Path, help="fetch what the val split needs")
     parser.add_argument("--check", metavar="ROOT", type=Path, help="look at every file of a copy")

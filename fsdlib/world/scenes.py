@@ -79,7 +79,12 @@ def world_classes() -> tuple[WorldClass, ...]:
     with open(CLASSES / "scenes.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["index"] != "0"]
     return tuple(
-        WorldClass(int(row["index"]), row["name"], tuple(filter(None, row["synonyms"].split(";"))), tuple(row["drawings"].split()))
+        WorldClass(
+            int(row["index"]),
+            row["name"],
+            tuple(filter(None, row["synonyms"].split(";"))),
+            tuple(row["drawings"].split()),
+        )
         for row in rows
     )
 
@@ -123,7 +128,9 @@ def sprites(styles: tuple[str, ...] = STYLES, folder: Path | None = None) -> dic
         found.setdefault(path.name.split("__")[0].replace("_", " "), []).append(_trim(Image.open(path)))
     unknown = set(found) - {c.name for c in world_classes()}
     if unknown:
-        raise ValueError(f"{folder} holds sprites of {sorted(unknown)}, which data/classes/scenes.csv does not list: rename them or add a row")
+        raise ValueError(
+            f"{folder} holds sprites of {sorted(unknown)}, which data/classes/scenes.csv does not list: rename them or add a row"
+        )
     return {c.name: tuple(found[c.name]) for c in world_classes() if c.name in found}
 
 
@@ -159,7 +166,14 @@ def scene(random: np.random.Generator, drawings: dict[str, tuple[np.ndarray, ...
     return Scene(image, labels, patterns, ordered, captions)
 
 
-def scene_of_split(split: str, number: int, seed: int = 0, side: int = 192, styles: tuple[str, ...] = STYLES, folder: Path | None = None) -> Scene:
+def scene_of_split(
+    split: str,
+    number: int,
+    seed: int = 0,
+    side: int = 192,
+    styles: tuple[str, ...] = STYLES,
+    folder: Path | None = None,
+) -> Scene:
     """Scene `number` of a split: the same five arguments always give the same scene, whatever else was drawn."""
     return scene(np.random.default_rng([seed, SPLITS[split], number]), sprites(styles, folder), side)
 
@@ -252,7 +266,10 @@ def _place(random: np.random.Generator, placed: list, size: float, side: int) ->
     """A centre inside the picture that keeps away from the objects placed before: the best of twelve tries."""
     best, best_gap = (side / 2, side / 2), -np.inf
     for x, y in random.uniform(size * 0.45, side - size * 0.45, (12, 2)):
-        gap = min((np.hypot(x - other_x, y - other_y) - 0.5 * (size + other) for other_x, other_y, other, _ in placed), default=0)
+        gap = min(
+            (np.hypot(x - other_x, y - other_y) - 0.5 * (size + other) for other_x, other_y, other, _ in placed),
+            default=0,
+        )
         if gap > best_gap:
             best, best_gap = (float(x), float(y)), gap
     return best
@@ -292,13 +309,17 @@ def _borders(instances: np.ndarray) -> np.ndarray:
     return border
 
 
-def _caption(random: np.random.Generator, objects: tuple[str, ...], pattern: str, classes: dict[str, WorldClass]) -> str:
+def _caption(
+    random: np.random.Generator, objects: tuple[str, ...], pattern: str, classes: dict[str, WorldClass]
+) -> str:
     """One sentence that names the objects from left to right and then the background."""
     phrases = []
     for name, count in Counter(objects).items():
         words = (name, *classes[name].synonyms)
         word = words[0] if len(words) == 1 or random.random() < 0.5 else words[1 + random.integers(len(words) - 1)]
-        phrases.append(f"{_article(word)} {word}" if count == 1 else f"{('two', 'three', 'four')[count - 2]} {plural(word)}")
+        phrases.append(
+            f"{_article(word)} {word}" if count == 1 else f"{('two', 'three', 'four')[count - 2]} {plural(word)}"
+        )
     joiner = random.choice([" and ", " next to ", " with "])
     listed = ", ".join(phrases[:-1]) + joiner + phrases[-1] if len(phrases) > 1 else phrases[0]
     adjective = {"plain": "plain", "spots": "spotted", "stripes": "striped", "checks": "checked"}[pattern]
@@ -320,7 +341,13 @@ def _article(word: str) -> str:
 
 
 def write_scenes(
-    root: Path = SCENES, train: int = 0, val: int = 200, seed: int = 0, side: int = 192, sprite_folder: Path | None = None, styles: tuple[str, ...] = STYLES
+    root: Path = SCENES,
+    train: int = 0,
+    val: int = 200,
+    seed: int = 0,
+    side: int = 192,
+    sprite_folder: Path | None = None,
+    styles: tuple[str, ...] = STYLES,
 ) -> Path:
     """Write a dataset of scenes in Pascal VOC's layout under `root`, with captions in COCO's JSON; returns `root`.
 
@@ -329,7 +356,15 @@ def write_scenes(
     written with the same arguments is left as it is.
     """
     root = Path(root)
-    made_with = dict(world=WORLD, train=train, val=val, seed=seed, side=side, styles=list(styles), sprites=sprite_folder and sorted(p.name for p in Path(sprite_folder).glob("*.png")))
+    made_with = dict(
+        world=WORLD,
+        train=train,
+        val=val,
+        seed=seed,
+        side=side,
+        styles=list(styles),
+        sprites=sprite_folder and sorted(p.name for p in Path(sprite_folder).glob("*.png")),
+    )
     stamp = root / "scenes.json"
     if stamp.exists() and json.loads(stamp.read_text()) == made_with:
         return root
@@ -339,7 +374,9 @@ def write_scenes(
         names = [f"{split}_{number:06d}" for number in range(count)]
         for number, name in enumerate(names):
             drawn = scene_of_split(split, number, seed, side, styles, sprite_folder)
-            write_atomically(root / "JPEGImages" / f"{name}.jpg", _encoded(Image.fromarray(drawn.image), "JPEG", quality=95))
+            write_atomically(
+                root / "JPEGImages" / f"{name}.jpg", _encoded(Image.fromarray(drawn.image), "JPEG", quality=95)
+            )
             mask = Image.fromarray(drawn.labels, "P")
             mask.putpalette(palette())
             write_atomically(root / "SegmentationClass" / f"{name}.png", _encoded(mask, "PNG"))
@@ -359,12 +396,16 @@ def _encoded(image: Image.Image, form: str, **options) -> bytes:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m fsdlib.scenes", description="Write a dataset of scenes in Pascal VOC's layout.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.world.scenes", description="Write a dataset of scenes in Pascal VOC's layout."
+    )
     parser.add_argument("--root", type=Path, default=SCENES)
     parser.add_argument("--train", type=int, default=0)
     parser.add_argument("--val", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=192, help="pixels")
-    parser.add_argument("--sprites", type=Path, help="a folder of CLASS__anything.png (RGBA) in place of the packages' drawings")
+    parser.add_argument(
+        "--sprites", type=Path, help="a folder of CLASS__anything.png (RGBA) in place of the packages' drawings"
+    )
     a = parser.parse_args()
     print(f"scenes: {write_scenes(a.root, a.train, a.val, a.seed, a.side, a.sprites)}")

@@ -1,6 +1,6 @@
 """What the embedded models reach in the embedded world: captions, names, features and the whole, on val scenes.
 
-`python -m fsdlib.embedded` measures, gathers the evaluation runs, writes reports/embedded.json and prints the tables.
+`python -m fsdlib.world.reached` measures, gathers the evaluation runs, writes reports/embedded.json and prints the tables.
 None of these numbers says anything about photographs.
 """
 
@@ -18,19 +18,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from fsdlib import names as naming
-from fsdlib import scores
 from fsdlib.caption import caption
 from fsdlib.clusters import cluster, masks
-from fsdlib.datasets import Dataset, open_dataset
 from fsdlib.features import features, find_taps, image_seed, latents, stack
+from fsdlib.measure import scores
+from fsdlib.measure.datasets import Dataset, open_dataset
 from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
-from fsdlib.scenes import STYLES, Scene, world_classes, write_scenes
-from fsdlib.training import TRAINERS, Settings
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
+from fsdlib.world.scenes import STYLES, Scene, world_classes, write_scenes
+from fsdlib.world.training import TRAINERS, Settings
 
 # The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
 PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
@@ -73,13 +73,16 @@ def retrieval(dataset: Dataset, sentences: Sequence[str], clip: Clip) -> dict[st
     """
     pictures = clip.encode_images([dataset.image(i) for i in range(len(sentences))])
     similarity, own = pictures @ clip.encode_text(sentences).T, np.arange(len(sentences))
-    return dict(caption_at_1=float((similarity.argmax(axis=1) == own).mean()), scene_at_1=float((similarity.argmax(axis=0) == own).mean()))
+    return dict(
+        caption_at_1=float((similarity.argmax(axis=1) == own).mean()),
+        scene_at_1=float((similarity.argmax(axis=0) == own).mean()),
+    )
 
 
 def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
     """K-means on (C, h, w) features, K the classes in the truth (background too) plus one, every cluster given its majority class.
 
-    Returns the confusion count of `fsdlib.scores` at the truth's size: what features are worth apart from names.
+    Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features are worth apart from names.
     """
     k = len(np.setdiff1d(truth, [scores.VOID])) + 1
     regions = masks(cluster(array, k, seed), *truth.shape).argmax(axis=0)
@@ -100,22 +103,35 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
     untrained = replace(diffusion, unet=random_unet, _encoded={})
     best, encoder = find_taps(diffusion, **PROBE_TAPS), find_taps(diffusion, "self_attention_output", "encoder_last")
     networks = {
-        "diffusion": (diffusion, best), "self_attention": (diffusion, encoder),
-        "untrained_best": (untrained, best), "untrained_encoder": (untrained, encoder),
-    }  # fmt: skip
+        "diffusion": (diffusion, best),
+        "self_attention": (diffusion, encoder),
+        "untrained_best": (untrained, best),
+        "untrained_encoder": (untrained, encoder),
+    }
     y, x = np.mgrid[:GRID, :GRID].astype(np.float32) / (GRID - 1)
     counts: dict[str, list[np.ndarray]] = {}
     for i in tqdm(range(count), desc="features"):
         image, truth = dataset.image(i), dataset.labels(i)
         latent, noise_seed = latents([image], diffusion, seed), image_seed(image, "noise", seed)
-        arrays = {name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()}
+        arrays = {
+            name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()
+        }
         arrays = {name: stack([array[0] for array in found], GRID, normalise=True) for name, found in arrays.items()}
-        colours = np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX), np.float32).transpose(2, 0, 1) / 255
-        arrays |= {"rgb": colours, "rgb_position": np.concatenate([colours, y[None], x[None]]), "latents": stack([latent[0]], GRID)}
+        colours = (
+            np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX), np.float32).transpose(2, 0, 1)
+            / 255
+        )
+        arrays |= {
+            "rgb": colours,
+            "rgb_position": np.concatenate([colours, y[None], x[None]]),
+            "latents": stack([latent[0]], GRID),
+        }
         arrays["clip"] = stack([clip_patches(image, models.clip)], GRID, normalise=True)
         arrays["captioner"] = stack([captioner_patches(image, models.captioner)], GRID, normalise=True)
         for name, array in arrays.items():
-            counts.setdefault(name, []).append(matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed)))
+            counts.setdefault(name, []).append(
+                matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed))
+            )
     found = {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
     return found | dict(untrained=max(found.pop("untrained_best"), found.pop("untrained_encoder")))
 
@@ -124,7 +140,9 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
 def clip_patches(image: np.ndarray, clip: Clip) -> np.ndarray:
     """The image tower's last hidden states, one a patch: (C, h, w) float32."""
     pixels = clip.preprocess(Image.fromarray(image))[None].to(clip.device, clip.dtype)
-    found = clip.model.visual.forward_intermediates(pixels, indices=1, normalize_intermediates=True, intermediates_only=True)
+    found = clip.model.visual.forward_intermediates(
+        pixels, indices=1, normalize_intermediates=True, intermediates_only=True
+    )
     return found["image_intermediates"][-1][0].float().cpu().numpy()
 
 
@@ -138,7 +156,9 @@ def captioner_patches(image: np.ndarray, captioner: Captioner) -> np.ndarray:
     return states.T.unflatten(1, (side, side)).float().cpu().numpy()
 
 
-def probe_taps(diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3) -> pd.DataFrame:
+def probe_taps(
+    diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3
+) -> pd.DataFrame:
     """Majority-matched mIoU of each self-attention output, and of the paper's queries together, at each timestep.
 
     For choosing taps: give it scenes of the train split. Rows: tap and timestep.
@@ -152,16 +172,30 @@ def probe_taps(diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequenc
         for scene in scenes:
             latent = latents([scene.image], diffusion)
             everything = [tap for taps in groups.values() for tap in taps]
-            found = features(latent, diffusion, everything, [image_seed(scene.image, "noise")], timestep, "", noise_samples)
+            found = features(
+                latent, diffusion, everything, [image_seed(scene.image, "noise")], timestep, "", noise_samples
+            )
             maps = {tap: array[0] for tap, array in zip(everything, found)}
             for name, taps in groups.items():
                 array = stack([maps[tap] for tap in taps], GRID, normalise=True)
-                counts[name].append(matched_counts(array, scene.labels, len(world_classes()) + 1, image_seed(scene.image, "clusters")))
-        rows += [dict(tap=name, timestep=timestep, miou=scores.miou(of_name)["dataset"]) for name, of_name in counts.items()]
+                counts[name].append(
+                    matched_counts(array, scene.labels, len(world_classes()) + 1, image_seed(scene.image, "clusters"))
+                )
+        rows += [
+            dict(tap=name, timestep=timestep, miou=scores.miou(of_name)["dataset"]) for name, of_name in counts.items()
+        ]
     return pd.DataFrame(rows)
 
 
-def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[str], recipe: Recipe = BEST, seed: int = 0, batch_size: int = 20) -> dict:
+def open_words(
+    dataset: Dataset,
+    count: int,
+    models: Models,
+    left_out: Sequence[str],
+    recipe: Recipe = BEST,
+    seed: int = 0,
+    batch_size: int = 20,
+) -> dict:
     """How often objects of classes that no list holds get their name from the caption's words.
 
     The vocabulary is the dataset's without `left_out`; the caption's words are the names (vocabulary_mode "open"). An
@@ -171,26 +205,51 @@ def open_words(dataset: Dataset, count: int, models: Models, left_out: Sequence[
     everything = dataset.vocabulary
     kept = [i for i, name in enumerate(everything.names) if name not in left_out]
     listed = Vocabulary(tuple(everything.names[i] for i in kept), tuple(everything.synonyms[i] for i in kept))
-    forms_of = {label: {form for word in everything.synonyms[label] for form in (word, plural(word))} for label in map(everything.names.index, left_out)}
+    forms_of = {
+        label: {form for word in everything.synonyms[label] for form in (word, plural(word))}
+        for label in map(everything.names.index, left_out)
+    }
     holding = [i for i in range(count) if forms_of.keys() & set(np.unique(dataset.labels(i)).tolist())]
     right = 0
     for start in tqdm(range(0, len(holding), batch_size), desc="open vocabulary"):
         chosen = holding[start : start + batch_size]
-        results = segment_batch([dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed)
+        results = segment_batch(
+            [dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed
+        )
         for i, result in zip(chosen, results):
             truth = dataset.labels(i)
-            named = [result.names[np.bincount(result.labels[truth == label]).argmax()] in forms for label, forms in forms_of.items() if (truth == label).any()]
+            named = [
+                result.names[np.bincount(result.labels[truth == label]).argmax()] in forms
+                for label, forms in forms_of.items()
+                if (truth == label).any()
+            ]
             right += all(named)
     return dict(left_out=list(left_out), scenes=len(holding), named_right=right / max(1, len(holding)))
 
 
-def samples(captions: Sequence[str], folder: Path = MINI / "stable-diffusion", steps: int = 30, guidance: float = 3.0, seed: int = 0) -> np.ndarray:
+def samples(
+    captions: Sequence[str],
+    folder: Path = MINI / "stable-diffusion",
+    steps: int = 30,
+    guidance: float = 3.0,
+    seed: int = 0,
+) -> np.ndarray:
     """Pictures that the diffusion model makes of captions, (N, side, side, 3) uint8: diffusers' own pipeline, one seed a picture."""
     with quiet():
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32, local_files_only=True)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, dtype=torch.float32, local_files_only=True
+        )
     pipeline.set_progress_bar_config(disable=True)
-    generators = [torch.Generator().manual_seed(image_seed(np.frombuffer(caption.encode(), np.uint8), "sample", seed)) for caption in captions]
-    return np.stack(pipeline(list(captions), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np").images * 255).astype(np.uint8)
+    generators = [
+        torch.Generator().manual_seed(image_seed(np.frombuffer(caption.encode(), np.uint8), "sample", seed))
+        for caption in captions
+    ]
+    return np.stack(
+        pipeline(
+            list(captions), num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
+        ).images
+        * 255
+    ).astype(np.uint8)
 
 
 def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20) -> dict:
@@ -203,7 +262,9 @@ def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_s
         ),
         retrieval=retrieval(dataset, [dataset.captions[dataset.ids[i]][0] for i in range(count)], models.clip),
         features=feature_scores(dataset, count, models, seed),
-        open_vocabulary=open_words(dataset, count, models, dataset.vocabulary.names[4::5], seed=seed, batch_size=batch_size),
+        open_vocabulary=open_words(
+            dataset, count, models, dataset.vocabulary.names[4::5], seed=seed, batch_size=batch_size
+        ),
     )
 
 
@@ -219,15 +280,28 @@ def style_transfer(trained_on: str, settings: Settings, folder: Path, count: int
     captioner, clip, measured = load_captioner(folder / "mini" / "blip"), load_clip(folder / "mini" / "clip"), {}
     for style in STYLES:
         dataset = open_dataset("scenes", write_scenes(folder / style, val=count, styles=(style,), seed=settings.seed))
-        measured[style] = dict(captions=_spoken(dataset, captioner, count), naming=accuracy(naming_confusion(dataset, count, clip)))
-    return dict(trained_on=trained_on, settings=settings.model_dump(mode="json", exclude={"device", "workers"}), measured=measured)
+        measured[style] = dict(
+            captions=_spoken(dataset, captioner, count), naming=accuracy(naming_confusion(dataset, count, clip))
+        )
+    return dict(
+        trained_on=trained_on,
+        settings=settings.model_dump(mode="json", exclude={"device", "workers"}),
+        measured=measured,
+    )
 
 
 def _spoken(dataset: Dataset, captioner: Captioner, count: int, batch_size: int = 20) -> dict[str, float]:
     """How well a captioner names what the first `count` scenes hold, and the share of its sentences that differ from each other."""
-    present = [{dataset.vocabulary.names[label] for label in np.setdiff1d(dataset.labels(i), (0, scores.VOID))} for i in range(count)]
+    present = [
+        {dataset.vocabulary.names[label] for label in np.setdiff1d(dataset.labels(i), (0, scores.VOID))}
+        for i in range(count)
+    ]
     starts = range(0, count, batch_size)
-    sentences = [s for start in starts for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], captioner)]
+    sentences = [
+        s
+        for start in starts
+        for s in caption([dataset.image(i) for i in range(start, min(start + batch_size, count))], captioner)
+    ]
     return caption_scores(sentences, present, dataset.vocabulary) | dict(different=len(set(sentences)) / count)
 
 
@@ -235,10 +309,19 @@ def report(runs: Sequence[Path], count: int = 200, seed: int = 0, out: Path = RE
     """Measure the mini models, join the summaries of the evaluation runs by recipe, write the report and return it."""
     root = write_scenes(val=count, seed=seed)
     dataset, models = open_dataset("scenes", root), load_models("mini")
-    summaries = {summary["recipe"]["name"]: summary for summary in (json.loads((Path(run) / "summary.json").read_text()) for run in runs)}
+    summaries = {
+        summary["recipe"]["name"]: summary
+        for summary in (json.loads((Path(run) / "summary.json").read_text()) for run in runs)
+    }
     for name, summary in summaries.items():
-        if summary["identity"] != models.identity or summary["images"] != count or summary["recipe"] != get_recipe(name).model_dump(mode="json"):
-            raise ValueError(f"the run of recipe {name!r} is not of these models, this recipe and {count} scenes: delete reports/runs and evaluate again")
+        if (
+            summary["identity"] != models.identity
+            or summary["images"] != count
+            or summary["recipe"] != get_recipe(name).model_dump(mode="json")
+        ):
+            raise ValueError(
+                f"the run of recipe {name!r} is not of these models, this recipe and {count} scenes: delete reports/runs and evaluate again"
+            )
     content = dict(
         about="Measured in the embedded world of generated scenes with the mini models; says nothing about photographs.",
         scenes=dict(split="val", count=count, seed=seed, side=json.loads((root / "scenes.json").read_text())["side"]),
@@ -268,14 +351,21 @@ def as_text(content: dict) -> str:
         "",
         f"  {'mIoU':<10} {'dataset':>9} {'per_image':>11}",
     ]
-    return "\n".join(lines + [f"  {name:<10} {row['dataset']:>9.3f} {row['per_image']:>11.3f}" for name, row in c["end_to_end"].items()])
+    return "\n".join(
+        lines
+        + [f"  {name:<10} {row['dataset']:>9.3f} {row['per_image']:>11.3f}" for name, row in c["end_to_end"].items()]
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m fsdlib.embedded", description="Measure the mini models and write reports/embedded.json.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.world.reached", description="Measure the mini models and write reports/embedded.json."
+    )
     parser.add_argument("runs", nargs="*", type=Path, help="folders of evaluation runs over the val scenes")
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--style", choices=STYLES, help="instead: train on this style alone, measure on both, write reports/style.json")
+    parser.add_argument(
+        "--style", choices=STYLES, help="instead: train on this style alone, measure on both, write reports/style.json"
+    )
     parser.add_argument("--share", type=float, default=1.0, help="of the scenes and the training steps, with --style")
     parser.add_argument("--device", default="cpu", help="for training, with --style")
     a = parser.parse_args()

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fsdlib import scores
-from fsdlib.datasets import Dataset
+from fsdlib.measure import scores
+from fsdlib.measure.datasets import Dataset
 from fsdlib.project import write_atomically
 from fsdlib.vocabulary import Vocabulary
 
@@ -109,9 +109,12 @@ class Totals:
         if not self.areas:
             return dict(miou=None)
         areas, mious, foreground = np.stack(self.areas), np.array(self.mious), np.array(self.foreground_mious)
-        kinds = ([("with_background", True, mious)] if self.background else []) + [("without_background", False, foreground)]
+        kinds = ([("with_background", True, mious)] if self.background else []) + [
+            ("without_background", False, foreground)
+        ]
         found = {
-            name: scores.metrics(self.confusion, counted) | dict(per_image_miou=scores.mean(values), intervals=scores.bootstrap(areas, values, counted, seed))
+            name: scores.metrics(self.confusion, counted)
+            | dict(per_image_miou=scores.mean(values), intervals=scores.bootstrap(areas, values, counted, seed))
             for name, counted, values in kinds
         }
         main = found["with_background" if self.background else "without_background"]
@@ -119,11 +122,17 @@ class Totals:
         return dict(
             miou=dict(dataset=main["miou"], per_image=main["per_image_miou"]),
             intervals=main["intervals"],
-            empty=dict(dataset=scores.mean(scores.dataset_iou([_emptied(self.confusion)], self.background)), per_image=scores.mean(self.empty_mious)),
+            empty=dict(
+                dataset=scores.mean(scores.dataset_iou([_emptied(self.confusion)], self.background)),
+                per_image=scores.mean(self.empty_mious),
+            ),
             **found,
             iou_of_classes=dict(zip(names, of_classes.tolist())),
             masks={
-                name: {f"{how}_miou": scores.mean(scores.dataset_iou([of_how], self.background)) for how, of_how in matched.items()}
+                name: {
+                    f"{how}_miou": scores.mean(scores.dataset_iou([of_how], self.background))
+                    for how, of_how in matched.items()
+                }
                 | dict(boundary_f=scores.mean(self.boundary[name]))
                 for name, matched in self.matched.items()
             },
@@ -153,7 +162,14 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     The files are written where all of those are there, but never over a summary of this configuration that is over more images.
     """
     vocabulary = dataset.vocabulary
-    totals, table, objects, mapping, failed, timings = Totals(len(vocabulary), vocabulary.background), [], [], {}, {}, Timings()
+    totals, table, objects, mapping, failed, timings = (
+        Totals(len(vocabulary), vocabulary.background),
+        [],
+        [],
+        {},
+        {},
+        Timings(),
+    )
     missing = 0
     for i in wanted:
         row = read_row(folder, dataset.ids[i], settings["hash"])
@@ -176,16 +192,29 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
             mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
 
     summary = settings | dict(
-        images=len(table), expected=dataset.expected, failed=failed,
-        complete=not missing and len(table) == (dataset.expected or len(dataset)), classes=len(vocabulary),
-        background=vocabulary.background, **_without_nan(totals.summary(vocabulary.names, settings["seed"])),
-        versions={name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch", "scikit-learn", "numpy")},
-    )  # fmt: skip
+        images=len(table),
+        expected=dataset.expected,
+        failed=failed,
+        complete=not missing and len(table) == (dataset.expected or len(dataset)),
+        classes=len(vocabulary),
+        background=vocabulary.background,
+        **_without_nan(totals.summary(vocabulary.names, settings["seed"])),
+        versions={
+            name: importlib.metadata.version(name)
+            for name in ("torch", "diffusers", "transformers", "open_clip_torch", "scikit-learn", "numpy")
+        },
+    )
     frames = dict(images=pd.DataFrame(table), objects=pd.DataFrame(objects, columns=["id", "class", "share", "iou"]))
     if not missing and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
         named = [*vocabulary.names, "void"]
-        cells = [dict(truth=named[row], prediction=named[column], pixels=pixels) for row, column, pixels in sparse(totals.confusion)]
-        free = [dict(name=name, taken_for=label, similarity=similarity, images=count) for name, (label, similarity, count) in mapping.items()]
+        cells = [
+            dict(truth=named[row], prediction=named[column], pixels=pixels)
+            for row, column, pixels in sparse(totals.confusion)
+        ]
+        free = [
+            dict(name=name, taken_for=label, similarity=similarity, images=count)
+            for name, (label, similarity, count) in mapping.items()
+        ]
         free.sort(key=lambda one: (-one["images"], one["name"]))
         tables = frames | dict(confusion=pd.DataFrame(cells)) | (dict(mapping=pd.DataFrame(free)) if free else {})
         for name, frame in tables.items():
@@ -208,16 +237,23 @@ def _of_image(row: dict, ious: np.ndarray, vocabulary: Vocabulary) -> dict:
     """An image's own scores, for its row of the table."""
     matched = scores.dataset_iou([dense(row["masks"]["clusters"]["majority"], len(vocabulary))], vocabulary.background)
     return dict(
-        miou=scores.mean(ious), matched_miou=scores.mean(matched), boundary_f=row["masks"]["painted"]["boundary_f"], classes=len(row["present"]),
-        regions=row["regions"], present=", ".join(row["present"]),
-    )  # fmt: skip
+        miou=scores.mean(ious),
+        matched_miou=scores.mean(matched),
+        boundary_f=row["masks"]["painted"]["boundary_f"],
+        classes=len(row["present"]),
+        regions=row["regions"],
+        present=", ".join(row["present"]),
+    )
 
 
 def _of_objects(row: dict, counts: np.ndarray, ious: np.ndarray, vocabulary: Vocabulary) -> list[dict]:
     """One row for each class in the image's truth: its share of the image's pixels, and its IoU."""
     share = counts[:-1].sum(axis=1) / counts.sum()
     present = [vocabulary.names.index(name) for name in row["present"]]
-    return [{"id": row["id"], "class": vocabulary.names[label], "share": float(share[label]), "iou": float(ious[label])} for label in present]
+    return [
+        {"id": row["id"], "class": vocabulary.names[label], "share": float(share[label]), "iou": float(ious[label])}
+        for label in present
+    ]
 
 
 class Timings:

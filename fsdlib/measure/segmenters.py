@@ -12,9 +12,9 @@ import numpy as np
 from fsdlib import caption as captioning
 from fsdlib import clusters, features, pipeline, refinement, words
 from fsdlib import names as naming
+from fsdlib.measure.scores import rounded
 from fsdlib.models import Models, ModelSet
 from fsdlib.recipe import BACKGROUND_NAMES, Recipe
-from fsdlib.scores import rounded
 from fsdlib.vocabulary import Vocabulary
 
 
@@ -30,7 +30,9 @@ class Prediction:
     labels: np.ndarray
     clusters: np.ndarray
     caption: str = ""
-    candidates: tuple[str, ...] | None = None  # the classes said to be present before anything was segmented, where the method says any
+    candidates: tuple[str, ...] | None = (
+        None  # the classes said to be present before anything was segmented, where the method says any
+    )
     mapping: dict[str, tuple[str, float]] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -45,7 +47,9 @@ class Segmenter(Protocol):
     def configuration(self) -> dict:
         """All that its results depend on, ready for JSON, without loading anything."""
 
-    def segment(self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int) -> list[Prediction]:
+    def segment(
+        self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int
+    ) -> list[Prediction]:
         """One prediction an image, (H, W, 3) uint8. present: the labels truly there, for the `oracle` mode alone."""
 
     def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> Sequence[int]:
@@ -67,9 +71,13 @@ class FreeSegDiff:
     def configuration(self) -> dict:
         identity = self.models.identity
         return dict(
-            method="FreeSeg-Diff", models=self.models.name, identity=identity, recipe=self.recipe.model_dump(mode="json"),
-            vocabulary_mode=self.recipe.vocabulary_mode, code=_code(),
-        )  # fmt: skip
+            method="FreeSeg-Diff",
+            models=self.models.name,
+            identity=identity,
+            recipe=self.recipe.model_dump(mode="json"),
+            vocabulary_mode=self.recipe.vocabulary_mode,
+            code=_code(),
+        )
 
     @cached_property
     def loaded(self) -> Models:
@@ -78,27 +86,42 @@ class FreeSegDiff:
     def __reduce__(self):
         return FreeSegDiff, (self.models, self.recipe)  # without what was loaded here
 
-    def segment(self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int) -> list[Prediction]:
+    def segment(
+        self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int
+    ) -> list[Prediction]:
         free, told = self.recipe.vocabulary_mode == "open", self.recipe.vocabulary_mode == "oracle"
-        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else vocabulary, seed, present if told else None)
+        results = pipeline.segment_batch(
+            images, self.loaded, self.recipe, None if free else vocabulary, seed, present if told else None
+        )
         return [self._prediction(result, vocabulary, free) for result in results]
 
     def _prediction(self, result: pipeline.Result, vocabulary: Vocabulary, free: bool) -> Prediction:
-        nearest = naming.nearest_classes(result.names[1:], vocabulary, self.loaded.clip, BACKGROUND_NAMES) if free else {}
+        nearest = (
+            naming.nearest_classes(result.names[1:], vocabulary, self.loaded.clip, BACKGROUND_NAMES) if free else {}
+        )
         label_of = [0, *(nearest[name][0] for name in result.names[1:])] if free else range(len(result.names))
         told = [vocabulary.names[label] for label in words.present(result.candidates)]
         segments = [
-            dict(name=result.texts[text] if text >= 0 else "background", score=rounded(row.max(initial=0) if text < 0 else row[text]))
+            dict(
+                name=result.texts[text] if text >= 0 else "background",
+                score=rounded(row.max(initial=0) if text < 0 else row[text]),
+            )
             for text, row in zip(result.assigned, result.scores)
         ]
         return Prediction(
-            np.array(label_of, np.uint8)[result.labels], result.clusters, result.caption, None if free else tuple(told),
+            np.array(label_of, np.uint8)[result.labels],
+            result.clusters,
+            result.caption,
+            None if free else tuple(told),
             {name: (vocabulary.names[label], rounded(similarity)) for name, (label, similarity) in nearest.items()},
-            dict(segments=segments, silhouette=rounded(result.silhouette)), result.seconds,
-        )  # fmt: skip
+            dict(segments=segments, silhouette=rounded(result.silhouette)),
+            result.seconds,
+        )
 
     def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> list[int]:
-        found = naming.score_masks(image, masks, vocabulary.names[1:], self.loaded.clip, self.recipe.view, self.recipe.text_templates)
+        found = naming.score_masks(
+            image, masks, vocabulary.names[1:], self.loaded.clip, self.recipe.view, self.recipe.text_templates
+        )
         return (found.argmax(axis=1) + 1).tolist()
 
 

@@ -36,7 +36,9 @@ def commands(what: str, archives: Sequence[Archive]) -> str:
     lines = [f"To get {what}, choose a folder for ROOT:", "    mkdir -p ROOT && cd ROOT"]
     for archive in archives:
         if archive.registration:
-            lines.append(f"    # {archive.size}; with an account, in a browser, saved in ROOT: {archive.url.split('#')[0]}")
+            lines.append(
+                f"    # {archive.size}; with an account, in a browser, saved in ROOT: {archive.url.split('#')[0]}"
+            )
         else:
             lines.append(f"    wget -c {archive.url}   # {archive.size}")
         if archive.md5:
@@ -64,11 +66,17 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
             file, unpacked = Path(temporary) / archive.file, Path(temporary) / "unpacked"
             _fetch(archive, file)
             try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
-                shutil.unpack_archive(file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"}))
+                shutil.unpack_archive(
+                    file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"})
+                )
             except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand") from error
+                raise ValueError(
+                    f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand"
+                ) from error
             if absent := [path for path in lacking if not (unpacked / path).exists()]:
-                raise ValueError(f"{archive.url} lacks {', '.join(absent)}: it was changed; fetch it by hand and unpack what it has")
+                raise ValueError(
+                    f"{archive.url} lacks {', '.join(absent)}: it was changed; fetch it by hand and unpack what it has"
+                )
             for path in lacking:
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(unpacked / path, root / path)
@@ -87,4 +95,6 @@ def _fetch(archive: Archive, file: Path) -> None:
     if length not in (0, file.stat().st_size):
         raise ValueError(f"{archive.url} stopped after {file.stat().st_size} of {length} bytes: try again")
     if archive.md5 not in (None, digest.hexdigest()):
-        raise ValueError(f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, or ask who changed it")
+        raise ValueError(
+            f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, or ask who changed it"
+        )

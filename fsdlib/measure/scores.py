@@ -25,7 +25,9 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
     prediction, truth: (H, W) integers below `classes`, truth also 255 for void. Raises ValueError for other shapes or labels.
     """
     if prediction.shape != truth.shape:
-        raise ValueError(f"the prediction is {prediction.shape} and the truth {truth.shape}: compare them at the truth's size")
+        raise ValueError(
+            f"the prediction is {prediction.shape} and the truth {truth.shape}: compare them at the truth's size"
+        )
     highest = max(truth[truth != VOID].max(initial=0), prediction.max(initial=0))
     if highest >= classes:
         raise ValueError(f"labels reach {highest}, but there are {classes} classes: is this the right class list?")
@@ -89,7 +91,9 @@ def rounded(value: float, digits: int = 6) -> float | None:
 
 def miou(counts: Sequence[np.ndarray], background: bool = True) -> dict[str, float]:
     """Both protocols over a split: {"dataset": ..., "per_image": ...}, 0 to 1."""
-    return dict(dataset=mean(dataset_iou(counts, background)), per_image=mean([image_miou(one, background) for one in counts]))
+    return dict(
+        dataset=mean(dataset_iou(counts, background)), per_image=mean([image_miou(one, background) for one in counts])
+    )
 
 
 def metrics(total: np.ndarray, background: bool = True) -> dict[str, float]:
@@ -113,7 +117,12 @@ def metrics(total: np.ndarray, background: bool = True) -> dict[str, float]:
 
 
 def bootstrap(
-    of_images: np.ndarray, image_mious: np.ndarray, background: bool = True, seed: int = 0, resamples: int = 1000, level: float = 0.95
+    of_images: np.ndarray,
+    image_mious: np.ndarray,
+    background: bool = True,
+    seed: int = 0,
+    resamples: int = 1000,
+    level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of both protocols' mIoU over resampled images: {"dataset": (low, high), "per_image": (low, high)}.
 
@@ -163,7 +172,9 @@ def hungarian_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
     numbers, cluster_at = np.unique(clusters[known], return_inverse=True)
     labels = np.zeros(int(clusters.max()) + 1, np.uint8)
     if len(classes):
-        common = np.bincount(cluster_at * len(classes) + truth_at, minlength=len(numbers) * len(classes)).reshape(len(numbers), len(classes))
+        common = np.bincount(cluster_at * len(classes) + truth_at, minlength=len(numbers) * len(classes)).reshape(
+            len(numbers), len(classes)
+        )
         union = common.sum(axis=1, keepdims=True) + common.sum(axis=0) - common
         rows, columns = linear_sum_assignment(common / union, maximize=True)
         labels[numbers[rows]] = classes[columns]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fsdlib.evaluation import Worker
+from fsdlib.measure.worker import Worker
 
 
 class Actor:
@@ -29,7 +29,9 @@ class Actor:
         return dict(result=json.dumps(self.worker(batch, missing)))
 
 
-def on_ray(arguments: tuple, work: list[tuple[list[int], list[int]]], workers: int) -> Iterator[tuple[list[dict], list[str]]]:
+def on_ray(
+    arguments: tuple, work: list[tuple[list[int], list[int]]], workers: int
+) -> Iterator[tuple[list[dict], list[str]]]:
     """What `Worker(*arguments)` returns for each piece of work, as it comes, from `workers` actors.
 
     On a machine with GPUs the actors share them evenly. Raises ImportError where ray is not installed.
@@ -38,14 +40,24 @@ def on_ray(arguments: tuple, work: list[tuple[list[int], list[int]]], workers: i
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError("engine 'ray' needs Ray: install it with pip install 'fsdlib[cluster]', or take engine 'local'") from error
+        raise ImportError(
+            "engine 'ray' needs Ray: install it with pip install 'fsdlib[cluster]', or take engine 'local'"
+        ) from error
     with _cluster(ray, workers):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # the run has its own
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        share = 1 / math.ceil(workers / gpus) if gpus else 0  # a whole number of actors on each GPU, so that all find room
+        share = (
+            1 / math.ceil(workers / gpus) if gpus else 0
+        )  # a whole number of actors on each GPU, so that all find room
         items = ray.data.from_items([dict(work=json.dumps(piece)) for piece in work], override_num_blocks=len(work))
-        results = items.map(Actor, fn_constructor_args=(arguments,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=share)
+        results = items.map(
+            Actor,
+            fn_constructor_args=(arguments,),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            num_gpus=share,
+        )
         for row in results.iter_rows():
             rows, notes = json.loads(row["result"])
             yield rows, notes
@@ -58,7 +70,9 @@ def _cluster(ray, workers: int):
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU share keep seeing what this process sees
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # workers without a GPU share keep seeing what this process sees
     options = dict(log_to_driver=False, logging_level="ERROR", configure_logging=True)
     if not os.environ.get("RAY_ADDRESS"):
         options |= dict(num_cpus=workers, num_gpus=torch.cuda.device_count(), include_dashboard=False)

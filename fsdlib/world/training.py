@@ -42,7 +42,7 @@ from transformers import (
 
 from fsdlib.models import quiet
 from fsdlib.project import MINI, TRAINING, write_atomically
-from fsdlib.scenes import PATTERNS, STYLES, VOID, WORLD, close_up, scene_of_split, world_classes
+from fsdlib.world.scenes import PATTERNS, STYLES, VOID, WORLD, close_up, scene_of_split, world_classes
 
 PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places enter the seeds: a new one goes last
 PROMPT = "a picture of "
@@ -55,7 +55,23 @@ PATTERN_WORDS = {
     "checks": ("checks", "checked background", "floor"),
 }
 # Things the world does not hold. CLIP learns that none of its pictures shows them, as a large CLIP knows what is absent.
-ABSENT = ("sky", "grass", "road", "water", "sea", "mountain", "building", "sand", "snow", "ceiling", "curtain", "window", "door", "street", "field")
+ABSENT = (
+    "sky",
+    "grass",
+    "road",
+    "water",
+    "sea",
+    "mountain",
+    "building",
+    "sand",
+    "snow",
+    "ceiling",
+    "curtain",
+    "window",
+    "door",
+    "street",
+    "field",
+)
 
 
 class Settings(BaseModel):
@@ -86,13 +102,34 @@ class Settings(BaseModel):
 
     @classmethod
     def tiny(cls, **changes) -> "Settings":
-        few = dict(scenes=192, close_ups=96, held_out=64, clip_steps=40, vision_steps=40, captioner_steps=40, autoencoder_steps=40, unet_steps=24)
-        small = dict(clip_batch=16, vision_batch=32, captioner_batch=8, autoencoder_batch=8, unet_batch=8, validate_every=8, checkpoint_every=8, workers=1)
+        few = dict(
+            scenes=192,
+            close_ups=96,
+            held_out=64,
+            clip_steps=40,
+            vision_steps=40,
+            captioner_steps=40,
+            autoencoder_steps=40,
+            unet_steps=24,
+        )
+        small = dict(
+            clip_batch=16,
+            vision_batch=32,
+            captioner_batch=8,
+            autoencoder_batch=8,
+            unet_batch=8,
+            validate_every=8,
+            checkpoint_every=8,
+            workers=1,
+        )
         return cls(**(few | small | changes))
 
     def shorter(self, share: float) -> "Settings":
         """The same with a share of the scenes and of the steps of every part; raises ValueError where none would be left."""
-        fewer = {name: round(share * getattr(self, name)) for name in ("scenes", "close_ups", *(f"{part}_steps" for part in PARTS))}
+        fewer = {
+            name: round(share * getattr(self, name))
+            for name in ("scenes", "close_ups", *(f"{part}_steps" for part in PARTS))
+        }
         return Settings(**self.model_dump() | fewer)
 
 
@@ -112,7 +149,9 @@ class SceneArrays:
         return SceneArrays(self.images[part], self.labels[part], self.patterns[part], self.captions[part])
 
 
-def _small_scene(arguments: tuple[str, int, int, int, tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def _small_scene(
+    arguments: tuple[str, int, int, int, tuple[str, ...]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     kind, number, seed, side, styles = arguments
     scene = scene_of_split("train", number, seed, styles=styles)
     if kind == "close-ups":
@@ -121,7 +160,12 @@ def _small_scene(arguments: tuple[str, int, int, int, tuple[str, ...]]) -> tuple
     def shrunk(array: np.ndarray, how: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
         return np.asarray(Image.fromarray(array).resize((side, side), how))
 
-    return shrunk(scene.image, Image.Resampling.BICUBIC), shrunk(scene.labels), shrunk(scene.patterns), list(scene.captions)
+    return (
+        shrunk(scene.image, Image.Resampling.BICUBIC),
+        shrunk(scene.labels),
+        shrunk(scene.patterns),
+        list(scene.captions),
+    )
 
 
 def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
@@ -133,7 +177,9 @@ def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneA
 def training_close_ups(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
     """Close-ups of the first training scenes, and one of each scene held out; kept as those are."""
     count = min(settings.close_ups, settings.scenes)
-    everything = _drawn("close-ups", [*range(count), *range(settings.scenes, settings.scenes + settings.held_out)], settings, folder)
+    everything = _drawn(
+        "close-ups", [*range(count), *range(settings.scenes, settings.scenes + settings.held_out)], settings, folder
+    )
     return everything[:count], everything[count:]
 
 
@@ -184,7 +230,10 @@ def world_words() -> list[str]:
     texts = [word for c in world_classes() for word in (c.name, *c.synonyms)]
     plurals = [word + "s" for text in texts for word in text.split()] + ["buses", "couches", "people", "butterflies"]
     texts += [*TEMPLATES, *ABSENT, *plurals, *(word for words in PATTERN_WORDS.values() for word in words)]
-    texts += [PROMPT, "an two three four and next to with on in front of behind standing spotted striped checked wall floor background plain"]
+    texts += [
+        PROMPT,
+        "an two three four and next to with on in front of behind standing spotted striped checked wall floor background plain",
+    ]
     return sorted({word for text in texts for word in text.lower().replace("{}", " ").split()})
 
 
@@ -195,7 +244,12 @@ def write_clip_tokenizer(folder: Path) -> None:
     # Naming the endings ahead numbers them in this order; else the trainer numbers them as a hash table yields the words,
     # and merges that are equally frequent come out in another order, thus with other numbers, at every run.
     trainer = trainers.BpeTrainer(
-        vocab_size=4096, initial_alphabet=alphabet, special_tokens=endings, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+        vocab_size=4096,
+        initial_alphabet=alphabet,
+        special_tokens=endings,
+        end_of_word_suffix="</w>",
+        min_frequency=1,
+        show_progress=False,
     )
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.train_from_iterator(world_words(), trainer)
@@ -206,9 +260,17 @@ def write_clip_tokenizer(folder: Path) -> None:
     folder = Path(folder)
     write_atomically(folder / "vocab.json", json.dumps({token: number for number, token in enumerate(tokens)}))
     write_atomically(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges))
-    special = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>")
+    special = dict(
+        bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
     write_atomically(folder / "special_tokens_map.json", json.dumps(special, indent=2))
-    config = special | dict(tokenizer_class="CLIPTokenizer", model_max_length=32, do_lower_case=True, errors="replace", add_prefix_space=False)
+    config = special | dict(
+        tokenizer_class="CLIPTokenizer",
+        model_max_length=32,
+        do_lower_case=True,
+        errors="replace",
+        add_prefix_space=False,
+    )
     write_atomically(folder / "tokenizer_config.json", json.dumps(config, indent=2))
 
 
@@ -219,13 +281,20 @@ def write_captioner_tokenizer(folder: Path) -> None:
     """BERT's WordPiece over the world's words, with the letters for everything else and BLIP's [DEC] to begin with."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens = dict.fromkeys([*special, *letters, *("##" + letter for letter in letters), *world_words(), "[DEC]", "[ENC]"])
+    tokens = dict.fromkeys(
+        [*special, *letters, *("##" + letter for letter in letters), *world_words(), "[DEC]", "[ENC]"]
+    )
     write_atomically(Path(folder) / "vocab.txt", "\n".join(tokens) + "\n")
     tokenizer = BertTokenizerFast(vocab=str(Path(folder) / "vocab.txt"), model_max_length=64)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.save_pretrained(folder)
-    write_atomically(Path(folder) / "special_tokens_map.json", json.dumps(dict(bos_token="[DEC]", **dict(zip(_BERT_ROLES, special))), indent=2))
-    BlipImageProcessor(size=dict(height=64, width=64), image_mean=MEAN.tolist(), image_std=STD.tolist()).save_pretrained(folder)
+    write_atomically(
+        Path(folder) / "special_tokens_map.json",
+        json.dumps(dict(bos_token="[DEC]", **dict(zip(_BERT_ROLES, special))), indent=2),
+    )
+    BlipImageProcessor(
+        size=dict(height=64, width=64), image_mean=MEAN.tolist(), image_std=STD.tolist()
+    ).save_pretrained(folder)
 
 
 # ------------------------------------------------------------------------------------------------------ the loop
@@ -256,8 +325,12 @@ def fit(
         history = json.loads(checkpoint.with_suffix(".json").read_text())
         tensors = load_file(checkpoint, device=settings.device)
         start = int(tensors["step"])
-        if [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))] != [p.shape for p in parameters]:
-            raise ValueError(f"{checkpoint} is of another version of the model: move it away, or train in another folder")
+        if [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))] != [
+            p.shape for p in parameters
+        ]:
+            raise ValueError(
+                f"{checkpoint} is of another version of the model: move it away, or train in another folder"
+            )
         _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)
@@ -277,8 +350,17 @@ def fit(
         done = step + 1
         if done % settings.validate_every == 0 or done == steps:
             with torch.no_grad(), _evaluating(modules):
-                validation = np.mean([float(loss(scenes[1], np.random.default_rng([settings.seed, 99, k]))) for k in range(4)])
-            history.append(dict(step=done, train=float(np.mean(recent)), validation=float(validation), seconds=round(time.monotonic() - began)))
+                validation = np.mean(
+                    [float(loss(scenes[1], np.random.default_rng([settings.seed, 99, k]))) for k in range(4)]
+                )
+            history.append(
+                dict(
+                    step=done,
+                    train=float(np.mean(recent)),
+                    validation=float(validation),
+                    seconds=round(time.monotonic() - began),
+                )
+            )
             recent = []
         if done % settings.checkpoint_every == 0 or done == steps:
             _keep(checkpoint, done, parameters, average, buffers, optimizer, history)
@@ -299,7 +381,15 @@ def _evaluating(modules: Sequence[torch.nn.Module]):
             module.train()
 
 
-def _keep(path: Path, step: int, parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, history: list[dict]) -> None:
+def _keep(
+    path: Path,
+    step: int,
+    parameters: list,
+    average: list,
+    buffers: list,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict],
+) -> None:
     state = optimizer.state_dict()["state"]
     tensors = {"step": torch.tensor(step)}
     for i, (parameter, mean) in enumerate(zip(parameters, average)):
@@ -311,14 +401,19 @@ def _keep(path: Path, step: int, parameters: list, average: list, buffers: list,
     write_atomically(path, save(tensors))
 
 
-def _restore(parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore(
+    parameters: list, average: list, buffers: list, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
     with torch.no_grad():
         for i, (parameter, mean) in enumerate(zip(parameters, average)):
             parameter.copy_(tensors[f"parameter.{i}"])
             mean.copy_(tensors[f"average.{i}"])
         for i, buffer in enumerate(buffers):
             buffer.copy_(tensors[f"buffer.{i}"])
-    state = {i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(parameters))}
+    state = {
+        i: {key: tensors[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+        for i in range(len(parameters))
+    }
     optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
 
 
@@ -341,10 +436,22 @@ CLIP_CONFIG = {
         "embed_dim": 128,
         "quick_gelu": False,
         "vision_cfg": {
-            "image_size": 64, "patch_size": PATCH, "width": VISION_WIDTH, "layers": VISION_LAYERS, "head_width": VISION_WIDTH // VISION_HEADS,
-            "no_ln_pre": True, "pool_type": "avg",
+            "image_size": 64,
+            "patch_size": PATCH,
+            "width": VISION_WIDTH,
+            "layers": VISION_LAYERS,
+            "head_width": VISION_WIDTH // VISION_HEADS,
+            "no_ln_pre": True,
+            "pool_type": "avg",
         },
-        "text_cfg": {"context_length": 32, "vocab_size": 0, "hf_tokenizer_name": "mini", "width": 128, "heads": 4, "layers": 3},
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 0,
+            "hf_tokenizer_name": "mini",
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+        },
     },
     # whole pictures and crops of any shape are squashed to the square, as in training
     "preprocess_cfg": {"mean": MEAN.tolist(), "std": STD.tolist(), "resize_mode": "squash"},
@@ -369,13 +476,21 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     seeing, _ = _seeing_captioner(settings, folder, out)
     model = open_clip.CLIP(**config["model_cfg"]).to(settings.device)
     model.visual.load_state_dict(_open_clip_vision(seeing.vision_model), strict=False)  # all but the projection
-    names = [(c.name, *c.synonyms) for c in world_classes()] + [PATTERN_WORDS[p] for p in PATTERNS] + [(word,) for word in ABSENT]
+    names = (
+        [(c.name, *c.synonyms) for c in world_classes()]
+        + [PATTERN_WORDS[p] for p in PATTERNS]
+        + [(word,) for word in ABSENT]
+    )
 
     width = config["model_cfg"]["embed_dim"]
-    of_region, of_scene = (torch.nn.Linear(width, count).to(settings.device) for count in (len(names), len(world_classes())))
+    of_region, of_scene = (
+        torch.nn.Linear(width, count).to(settings.device) for count in (len(names), len(world_classes()))
+    )
 
     def tokens(texts: Sequence[str]) -> torch.Tensor:
-        return tokenizer(list(texts), padding="longest", truncation=True, return_tensors="pt").input_ids.to(settings.device)
+        return tokenizer(list(texts), padding="longest", truncation=True, return_tensors="pt").input_ids.to(
+            settings.device
+        )
 
     def encode_text(texts: Sequence[str]) -> torch.Tensor:
         ids = tokens(texts)
@@ -391,10 +506,15 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         near, closer = random.choice(len(near_by[id(scenes)]), masked // 2, replace=False), near_by[id(scenes)]
         near_images, near_labels = augmented(closer.images[near], closer.labels[near], random)
         apart = zip(images[: masked - len(near)], labels, scenes.patterns[chosen])
-        regions, targets = zip(*(
-            *(_named_region(*arrays, random) for arrays in apart),
-            *(_named_region(*arrays, random, cropped=1.0) for arrays in zip(near_images, near_labels, closer.patterns[near])),
-        ))  # fmt: skip
+        regions, targets = zip(
+            *(
+                *(_named_region(*arrays, random) for arrays in apart),
+                *(
+                    _named_region(*arrays, random, cropped=1.0)
+                    for arrays in zip(near_images, near_labels, closer.patterns[near])
+                ),
+            )
+        )
         said = [word[random.integers(len(word))] if random.random() < 0.5 else word[0] for word in names]
         texts = [TEMPLATES[random.integers(len(TEMPLATES))].format(word) for word in said]
         captions = [scenes.captions[i][random.integers(3)] for i in chosen[masked:]]
@@ -402,10 +522,17 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         vision, text = F.normalize(seen, dim=-1), encode_text(texts + captions)
         scale = model.logit_scale.exp().clamp(max=100)
         which = torch.tensor(targets, device=settings.device)
-        named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, which) + F.cross_entropy(of_region(seen[:masked]), which)
-        pairs, diagonal = scale * vision[masked:] @ text[len(texts) :].T, torch.arange(len(captions), device=settings.device)
+        named = F.cross_entropy(scale * vision[:masked] @ text[: len(texts)].T, which) + F.cross_entropy(
+            of_region(seen[:masked]), which
+        )
+        pairs, diagonal = (
+            scale * vision[masked:] @ text[len(texts) :].T,
+            torch.arange(len(captions), device=settings.device),
+        )
         present = (labels[masked:, None] == np.arange(1, len(world_classes()) + 1)[:, None, None]).any((2, 3))
-        held = F.binary_cross_entropy_with_logits(of_scene(seen[masked:]), torch.from_numpy(present).float().to(settings.device))
+        held = F.binary_cross_entropy_with_logits(
+            of_scene(seen[masked:]), torch.from_numpy(present).float().to(settings.device)
+        )
         return named + 0.5 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal)) + 5 * held
 
     scenes = training_scenes(settings, folder)
@@ -457,7 +584,12 @@ def _named_region(
         on_black = on_black if random.random() < 0.75 else image
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box, margin = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1], random.choice([0, 0, random.integers(1, 8)])
-        crop = (max(box[2] - margin, 0), max(box[0] - margin, 0), min(box[3] + margin, side), min(box[1] + margin, side))
+        crop = (
+            max(box[2] - margin, 0),
+            max(box[0] - margin, 0),
+            min(box[3] + margin, side),
+            min(box[1] + margin, side),
+        )
         on_black = np.asarray(Image.fromarray(on_black).crop(crop).resize((side, side), Image.Resampling.BICUBIC))
     return on_black[:, :: random.choice([-1, 1])], target
 
@@ -486,10 +618,18 @@ def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: 
     """The text tower of an open_clip CLIP as transformers' CLIPTextModel; the final hidden states are equal."""
     width = text_config["width"]
     config = CLIPTextConfig(
-        vocab_size=text_config["vocab_size"], hidden_size=width, intermediate_size=4 * width, num_hidden_layers=text_config["layers"],
-        num_attention_heads=text_config["heads"], max_position_embeddings=text_config["context_length"], hidden_act="gelu",
-        projection_dim=width, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=text_config["vocab_size"],
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=text_config["layers"],
+        num_attention_heads=text_config["heads"],
+        max_position_embeddings=text_config["context_length"],
+        hidden_act="gelu",
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     encoder = CLIPTextModel(config)
     source = clip.state_dict()
     renamed = {
@@ -498,7 +638,13 @@ def text_encoder_from_clip(clip: torch.nn.Module, text_config: dict, tokenizer: 
         "final_layer_norm.weight": source["ln_final.weight"],
         "final_layer_norm.bias": source["ln_final.bias"],
     }
-    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
+    names = {
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "mlp.c_fc": "mlp.fc1",
+        "mlp.c_proj": "mlp.fc2",
+        "attn.out_proj": "self_attn.out_proj",
+    }
     for layer in range(text_config["layers"]):
         block, target = f"transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
         for kind in ("weight", "bias"):
@@ -533,7 +679,12 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
         ids.input_ids[:, 0] = tokenizer.bos_token_id
         labels = ids.input_ids.masked_fill(ids.attention_mask == 0, -100)
         labels[:, :prompt_length] = -100
-        output = model(pixel_values=_normalised(images, settings.device), input_ids=ids.input_ids, attention_mask=ids.attention_mask, labels=labels)
+        output = model(
+            pixel_values=_normalised(images, settings.device),
+            input_ids=ids.input_ids,
+            attention_mask=ids.attention_mask,
+            labels=labels,
+        )
         return output.loss + _patch_loss(of_patch(output.image_embeds[:, 1:]), classes)
 
     history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
@@ -552,7 +703,9 @@ def train_vision(settings: Settings, folder: Path = TRAINING, out: Path = MINI) 
     return _fit_vision(model.vision_model, of_patch, settings, folder)
 
 
-def _seeing_captioner(settings: Settings, folder: Path, out: Path) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
+def _seeing_captioner(
+    settings: Settings, folder: Path, out: Path
+) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
     """A captioner whose vision encoder is trained (now, where it was not before) and which cannot speak yet, and the patches' classifier."""
     model, of_patch = _captioner_to_train(settings, out)
     _fit_vision(model.vision_model, of_patch, settings, folder)
@@ -565,16 +718,30 @@ def _captioner_to_train(settings: Settings, out: Path) -> tuple[BlipForCondition
     tokenizer = BlipProcessor.from_pretrained(Path(out) / "blip").tokenizer
     torch.manual_seed(settings.seed)
     special = dict(
-        bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"), pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.sep_token_id, sep_token_id=tokenizer.sep_token_id,
-    )  # fmt: skip
+        bos_token_id=tokenizer.convert_tokens_to_ids("[DEC]"),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+    )
     size = dict(hidden_size=VISION_WIDTH, intermediate_size=4 * VISION_WIDTH)
-    vision = size | dict(num_hidden_layers=VISION_LAYERS, num_attention_heads=VISION_HEADS, image_size=settings.side, patch_size=PATCH, hidden_act="gelu")
-    text = size | dict(num_hidden_layers=3, num_attention_heads=TEXT_HEADS, encoder_hidden_size=VISION_WIDTH, vocab_size=len(tokenizer))
+    vision = size | dict(
+        num_hidden_layers=VISION_LAYERS,
+        num_attention_heads=VISION_HEADS,
+        image_size=settings.side,
+        patch_size=PATCH,
+        hidden_act="gelu",
+    )
+    text = size | dict(
+        num_hidden_layers=3, num_attention_heads=TEXT_HEADS, encoder_hidden_size=VISION_WIDTH, vocab_size=len(tokenizer)
+    )
     config = BlipConfig(
-        text_config=text | special | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-        vision_config=vision, projection_dim=128, image_text_hidden_size=128,
-    )  # fmt: skip
+        text_config=text
+        | special
+        | dict(max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        vision_config=vision,
+        projection_dim=128,
+        image_text_hidden_size=128,
+    )
     model = BlipForConditionalGeneration(config).to(settings.device).train()
     _look_at_neighbours(model.vision_model)
     return model, torch.nn.Linear(VISION_WIDTH, len(world_classes()) + 1).to(settings.device)
@@ -609,7 +776,10 @@ def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None
                 cos, sin = np.diag(np.cos(frequencies * axis_shift)), np.diag(np.sin(frequencies * axis_shift))
                 block = slice(k * channels // 2, (k + 1) * channels // 2)
                 shift[block, block] = np.block([[cos, sin], [-sin, cos]])
-            query, key = slice(head * channels, (head + 1) * channels), slice(width + head * channels, width + (head + 1) * channels)
+            query, key = (
+                slice(head * channels, (head + 1) * channels),
+                slice(width + head * channels, width + (head + 1) * channels),
+            )
             weight[query, -channels:] = sharpness * torch.from_numpy(shift).to(weight)
             weight[key, -channels:] = sharpness * torch.eye(channels).to(weight)
 
@@ -663,7 +833,11 @@ def _patch_loss(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
     """Cross-entropy of (N, patches, classes) logits against the commonest label of every patch of (N, S, S) labels; void counts as none."""
     n, side = labels.shape[:2]
     cells, classes = side // PATCH, logits.shape[-1]
-    sampled = labels.reshape(n, cells, PATCH, cells, PATCH)[:, :, ::2, :, ::2].transpose(0, 1, 3, 2, 4).reshape(n, cells * cells, -1)
+    sampled = (
+        labels.reshape(n, cells, PATCH, cells, PATCH)[:, :, ::2, :, ::2]
+        .transpose(0, 1, 3, 2, 4)
+        .reshape(n, cells * cells, -1)
+    )
     counts = (sampled[..., None] == np.arange(classes)).sum(2)
     target = torch.from_numpy(np.where(counts.any(-1), counts.argmax(-1), -100)).to(logits.device)
     weight = torch.ones(classes, device=logits.device)
@@ -685,9 +859,14 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
     torch.manual_seed(settings.seed)
     blocks = 3
     model = AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
-        latent_channels=4, layers_per_block=1, norm_num_groups=1, sample_size=settings.side,
-    ).to(settings.device)  # fmt: skip
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=1,
+        sample_size=settings.side,
+    ).to(settings.device)
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
         chosen, size = random.choice(len(scenes), settings.autoencoder_batch, replace=False), settings.side // 2
@@ -722,23 +901,41 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         autoencoder = AutoencoderKL.from_pretrained(root / "vae", torch_dtype=torch.float32).to(settings.device)
         text_encoder = CLIPTextModel.from_pretrained(root / "text_encoder", dtype=torch.float32).to(settings.device)
     tokenizer = CLIPTokenizer.from_pretrained(root / "tokenizer")
-    scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, skip_prk_steps=True, steps_offset=1)
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
     model = UNet2DConditionModel(
-        sample_size=settings.side // 4, block_out_channels=(64, 128), layers_per_block=1, cross_attention_dim=128, attention_head_dim=4,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2, norm_num_groups=16,
-    ).to(settings.device)  # fmt: skip
+        sample_size=settings.side // 4,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        norm_num_groups=16,
+    ).to(settings.device)
     scenes = training_scenes(settings, folder)
     latents = {id(part): kept_latents(autoencoder, part.images, settings.device, folder) for part in scenes}
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
         chosen = random.choice(len(scenes), settings.unet_batch, replace=False)
         captions = ["" if random.random() < 0.2 else scenes.captions[i][random.integers(3)] for i in chosen]
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(settings.device)
+        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(
+            settings.device
+        )
         with torch.no_grad():
             states = text_encoder(ids).last_hidden_state
         clean = latents[id(scenes)][chosen].to(settings.device)
         clean = (clean + 0.1 * _noise(random, clean.shape, settings.device)) * autoencoder.config.scaling_factor
-        noise, timesteps = _noise(random, clean.shape, settings.device), torch.from_numpy(random.integers(0, 1000, len(chosen))).to(settings.device)
+        noise, timesteps = (
+            _noise(random, clean.shape, settings.device),
+            torch.from_numpy(random.integers(0, 1000, len(chosen))).to(settings.device),
+        )
         return F.mse_loss(model(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample, noise)
 
     history = fit("unet", [model], loss, scenes, settings, folder)
@@ -746,7 +943,9 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     scheduler.save_pretrained(root / "scheduler")
     parts = dict(unet=model, vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler)
     library = {part: [type(value).__module__.split(".")[0], type(value).__name__] for part, value in parts.items()}
-    write_atomically(root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2))
+    write_atomically(
+        root / "model_index.json", json.dumps({"_class_name": "StableDiffusionPipeline"} | library, indent=2)
+    )
     return history
 
 
@@ -764,11 +963,19 @@ def kept_latents(autoencoder: AutoencoderKL, images: np.ndarray, device: str, fo
 @torch.no_grad()
 def encoded(autoencoder: AutoencoderKL, images: np.ndarray, device: str) -> torch.Tensor:
     """The posterior means of (N, S, S, 3) uint8 images, unscaled: (N, 4, S / 4, S / 4) float32 on the CPU."""
-    batches = (autoencoder.encode(signed(images[i : i + 64], device)).latent_dist.mean.cpu() for i in range(0, len(images), 64))
+    batches = (
+        autoencoder.encode(signed(images[i : i + 64], device)).latent_dist.mean.cpu() for i in range(0, len(images), 64)
+    )
     return torch.cat(list(tqdm(batches, total=-(-len(images) // 64), desc="latents")))
 
 
-TRAINERS = {"vision": train_vision, "clip": train_clip, "captioner": train_captioner, "autoencoder": train_autoencoder, "unet": train_unet}
+TRAINERS = {
+    "vision": train_vision,
+    "clip": train_clip,
+    "captioner": train_captioner,
+    "autoencoder": train_autoencoder,
+    "unet": train_unet,
+}
 
 
 def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI, reached: dict | None = None) -> dict:
@@ -776,7 +983,10 @@ def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI
 
     `fsdlib.models` refuses weights that do not have the hash the manifest gives.
     """
-    files = {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(out).rglob("*.safetensors"))}
+    files = {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(out).rglob("*.safetensors"))
+    }
     histories = {part: json.loads((Path(folder) / f"{part}.json").read_text()) for part in PARTS}
     manifest = dict(
         files=files,

@@ -1,0 +1,167 @@
+"""A method on a dataset: every image's result written once and whole, then a summary with all scores under both protocols.
+
+A run that was stopped, killed even, goes on where it was and ends with the same bytes as one that never was. Its folder
+belongs to one configuration and refuses another. Work goes by batches of neighbouring images, always the same ones, so
+that order, the number of workers and the split into shards change nothing; only another batch size may change rounding.
+
+    images/ID.json    what was found and counted in one image; written last, so that it stands for the whole
+    labels/ID.png     its label map, a palette PNG
+    timings/ID.json   seconds of every stage, which batch it was in: the one thing that differs from run to run
+    summary.json, images.csv, objects.csv, confusion.csv, mapping.csv, timing.json
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from fsdlib.measure import scores, worker
+from fsdlib.measure.datasets import Dataset
+from fsdlib.measure.segmenters import Segmenter
+from fsdlib.measure.summary import TABLES, Evaluation, dense, gather, read_row
+from fsdlib.project import write_atomically
+
+
+class EvaluationFailed(RuntimeError):
+    """More images failed than the run was told to tolerate; all that was done is kept."""
+
+
+def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict:
+    """All that a run's results depend on, the stages' own source included, and the hash of it."""
+    # what rows are made by; a summary is made anew each time
+    own = b"".join(Path(module.__file__).read_bytes() for module in (scores, worker))
+    known = dataset.vocabulary
+    classes = json.dumps([known.names, known.synonyms, known.background]).encode()
+    content = dict(
+        dataset=dataset.name,
+        split=dataset.split,
+        files=dataset.fingerprint,
+        class_list=hashlib.sha256(classes).hexdigest(),
+        seed=seed,
+        scoring=hashlib.sha256(own).hexdigest(),
+        **segmenter.configuration(),
+    )
+    return content | dict(hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
+
+
+def evaluate(
+    dataset: Dataset,
+    segmenter: Segmenter,
+    folder: Path | str,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 4,
+    replace: bool = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: int = 2,
+    shard: str = "0/1",
+    tolerated_failures: float = 0.01,
+    threads: int = 1,
+) -> Evaluation:
+    """Segment the dataset's first `limit` images (all by default) and score them; results are kept under `folder`.
+
+    batch_size: images a forward pass; halved, with a note, where a GPU's memory does not hold them. engine: "local" runs in
+    this process, "ray" in `workers` processes on this machine or a Ray cluster (see `fsdlib.measure.on_ray`). shard: "i/n"
+    does every n-th batch from the i-th, for array jobs; whichever shard finds all images done writes the summary.
+    threads: of the CPU, a worker; more are faster but another number may change rounding. An image that fails has a row
+    with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed at the end.
+
+    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those.
+    """
+    folder, settings = Path(folder), configuration(dataset, segmenter, seed)
+    part, parts = _shard(shard)
+    if engine not in ("local", "ray"):
+        raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    if settings.get("vocabulary_mode") == "oracle" and not dataset.has_labels:
+        raise ValueError(
+            f"vocabulary_mode 'oracle' is told the classes truly present, which {dataset.name!r} has no masks to say: take another mode"
+        )
+    _claim(folder, settings, replace)
+
+    wanted = range(len(dataset) if limit is None else min(limit, len(dataset)))
+    done, failures, running = set(), 0, np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
+    for i in wanted:
+        row = read_row(folder, dataset.ids[i], settings["hash"])
+        if row is not None and "failed" not in row and (folder / "labels" / f"{dataset.ids[i]}.png").exists():
+            done.add(i)
+            running += dense(row.get("counts", ()), len(dataset.vocabulary))
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(wanted), batch_size)][
+        part::parts
+    ]
+    mine = [i for batch in batches for i in batch if i in wanted]
+    # the whole batch again, though only part of it may be missing: rounding depends on who is in a batch
+    work = [(list(batch), [i for i in batch if i in wanted and i not in done]) for batch in batches]
+    work = [(batch, missing) for batch, missing in work if missing]
+    arguments = (dataset, segmenter, folder, settings["hash"], seed, threads)
+    with tqdm(
+        total=len(mine),
+        initial=sum(i in done for i in mine),
+        desc=f"{dataset.name} {settings.get('vocabulary_mode', '')}",
+        unit="image",
+    ) as bar:
+        for rows, notes in _results(engine, arguments, work, workers):
+            for note in notes:
+                tqdm.write(note)
+            for row in rows:
+                failures += "failed" in row
+                running += dense(row.get("counts", ()), len(dataset.vocabulary))
+            so_far = (
+                [
+                    f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} %"
+                ]
+                if running.any()
+                else []
+            )
+            bar.set_postfix_str(", ".join(so_far + ([f"{failures} failed"] if failures else [])), refresh=False)
+            bar.update(len(rows))
+
+    run = gather(folder, dataset, wanted, settings)
+    failed = run.summary["failed"]
+    if run.finished and len(failed) > tolerated_failures * len(wanted):
+        first = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:3])
+        raise EvaluationFailed(
+            f"{len(failed)} of {len(wanted)} images failed, more than the tolerated share of {tolerated_failures:g} ({first}): mend them and run again, which "
+            f"tries these alone, or raise tolerated_failures; {folder}/images says why each did"
+        )
+    return run
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"shard is {text!r}: write i/n, with i from 0 to n - 1, such as 0/4")
+    return int(match[1]), int(match[2])
+
+
+def _claim(folder: Path, settings: dict, replace: bool) -> None:
+    """Make the folder this configuration's own, or raise ValueError where it is another's."""
+    stamp = folder / "run.json"
+    if stamp.exists() and json.loads(stamp.read_text())["hash"] != settings["hash"]:
+        if not replace:
+            raise ValueError(
+                f"{folder} holds results of another configuration: choose another output folder, or replace them with replace=True"
+            )
+        for name in ("images", "labels", "timings"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("summary.json", "timing.json", *(f"{table}.csv" for table in TABLES)):
+            (folder / name).unlink(missing_ok=True)
+    write_atomically(stamp, json.dumps(settings, indent=1))
+
+
+def _results(engine: str, arguments: tuple, work: list, workers: int) -> Iterator[tuple[list[dict], list[str]]]:
+    if not work:
+        return
+    if engine == "ray":
+        from fsdlib.measure.on_ray import on_ray  # ray is only needed to scale out
+
+        yield from on_ray(arguments, work, workers)
+    else:
+        work_on = worker.Worker(*arguments)
+        for batch, missing in work:
+            yield work_on(batch, missing)

@@ -1,0 +1,191 @@
+"""The worker of a run: segments batches of a dataset, counts, and writes one row an image. There may be many on one folder."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.ndimage import label as connected_parts
+from threadpoolctl import threadpool_limits
+
+from fsdlib import words
+from fsdlib.measure import scores
+from fsdlib.measure.datasets import Dataset
+from fsdlib.measure.scores import rounded
+from fsdlib.measure.segmenters import Prediction, Segmenter
+from fsdlib.measure.summary import MATCHINGS, PARTITIONS, sparse
+from fsdlib.project import write_atomically
+from fsdlib.vocabulary import VOID
+
+SMALLEST_REGION = 0.001  # of an image's pixels: smaller parts of a class are not counted as regions
+
+
+class Worker:
+    """Segments batches of a dataset and writes what it finds; there may be many, in any processes, on one folder."""
+
+    def __init__(self, dataset: Dataset, segmenter: Segmenter, folder: Path, digest: str, seed: int, threads: int):
+        self.dataset, self.segmenter, self.folder, self.digest, self.seed, self.threads = (
+            dataset,
+            segmenter,
+            folder,
+            digest,
+            seed,
+            threads,
+        )
+        self.most: int | None = None  # images a forward pass, once memory has run out
+        self.notes: list[str] = []
+
+    def __call__(self, batch: Sequence[int], missing: Sequence[int]) -> tuple[list[dict], list[str]]:
+        """Segment the images of `batch` and write those that are `missing`; returns their rows, and notes for whoever watches."""
+        with _threads(self.threads):
+            outcomes = self._outcomes(batch)
+            rows = [self._write(i, outcomes[i]) for i in missing]
+        notes, self.notes = self.notes, []
+        return rows, notes
+
+    def _outcomes(self, batch: Sequence[int]) -> dict[int, tuple | Exception]:
+        """For each image its picture, truth and prediction, with the size of the batch it was in, or what went wrong."""
+        outcomes, read = {}, {}
+        for i in batch:
+            try:
+                image = self.dataset.image(i)
+                truth = self.dataset.labels(i) if self.dataset.has_labels else None
+                if truth is not None and truth.shape != image.shape[:2]:
+                    raise ValueError(f"the mask is {truth.shape} and the picture {image.shape[:2]}")
+                read[i] = image, truth
+            except Exception as error:  # whatever a damaged file makes a decoder raise costs that image alone
+                outcomes[i] = error
+        for part in self._parts(list(read)):
+            outcomes |= self._segmented(part, read)
+        return outcomes
+
+    def _parts(self, images: list[int]) -> list[list[int]]:
+        most = self.most or max(1, len(images))
+        return [images[start : start + most] for start in range(0, len(images), most)]
+
+    def _segmented(self, part: list[int], read: dict) -> dict[int, tuple | Exception]:
+        present = [[] if read[i][1] is None else np.setdiff1d(read[i][1], (0, VOID)).tolist() for i in part]
+        try:
+            found = self.segmenter.segment([read[i][0] for i in part], self.dataset.vocabulary, present, self.seed)
+            return {i: (*read[i], one, len(part)) for i, one in zip(part, found, strict=True)}
+        except torch.OutOfMemoryError as error:
+            if len(part) == 1:
+                return {part[0]: error}
+            self.most = (len(part) + 1) // 2
+            self.notes.append(f"out of memory with a batch of {len(part)}: going on with {self.most}")
+        except Exception as error:
+            if len(part) == 1:
+                return {part[0]: error}
+            return {
+                i: one for alone in part for i, one in self._segmented([alone], read).items()
+            }  # to find whose fault it is
+        if torch.cuda.is_available():  # outside the handler, whose error still holds on to the memory
+            torch.cuda.empty_cache()
+        return {i: one for smaller in self._parts(part) for i, one in self._segmented(smaller, read).items()}
+
+    def _write(self, i: int, outcome: tuple | Exception) -> dict:
+        image_id, row = self.dataset.ids[i], dict(id=self.dataset.ids[i], run=self.digest)
+        if not isinstance(outcome, Exception):
+            try:
+                image, truth, prediction, together = outcome
+                row |= self._found(image, truth, prediction)
+            except Exception as error:
+                outcome = error
+        if isinstance(outcome, Exception):
+            row["failed"] = re.sub(r" at 0x[0-9a-f]+", "", f"{type(outcome).__name__}: {outcome}")
+        else:
+            write_atomically(
+                self.folder / "labels" / f"{image_id}.png",
+                _palette_png(prediction.labels, self.dataset.vocabulary.palette),
+            )
+            timing = dict(
+                batch=together,
+                seconds={stage: round(seconds, 4) for stage, seconds in prediction.seconds.items()},
+                **_memory(),
+            )
+            write_atomically(self.folder / "timings" / f"{image_id}.json", json.dumps(timing))
+        write_atomically(self.folder / "images" / f"{image_id}.json", json.dumps(row))
+        return row
+
+    def _found(self, image: np.ndarray, truth: np.ndarray | None, prediction: Prediction) -> dict:
+        vocabulary = self.dataset.vocabulary
+        row = dict(
+            caption=prediction.caption,
+            found=[vocabulary.names[label] for label in np.unique(prediction.labels) if label],
+            spoken=sorted(words.spoken_classes(prediction.caption, vocabulary)),
+            candidates=None if prediction.candidates is None else list(prediction.candidates),
+            mapping={name: list(pair) for name, pair in prediction.mapping.items()},
+            **prediction.details,
+        )
+        if truth is None:
+            return row
+        classes = len(vocabulary)
+        present = np.setdiff1d(truth, (0, VOID))
+        named = self.segmenter.name_masks(image, truth == present[:, None, None], vocabulary) if len(present) else []
+        partitions = dict(zip(PARTITIONS, (scores.enlarged(prediction.clusters, truth.shape), prediction.labels)))
+        return row | dict(
+            present=[vocabulary.names[label] for label in present],
+            regions=_regions(truth),
+            counts=sparse(scores.confusion(prediction.labels, truth, classes)),
+            named=[[int(label), int(other)] for label, other in zip(present, named)],
+            masks={
+                name: {
+                    how: sparse(scores.confusion(match(partition, truth), truth, classes))
+                    for how, match in MATCHINGS.items()
+                }
+                | dict(boundary_f=rounded(scores.boundary_f(partition, truth)))
+                for name, partition in partitions.items()
+            },
+        )
+
+
+def _regions(truth: np.ndarray) -> int:
+    """How many connected parts the truth's classes have, but for the smallest ones: nearly the number of objects."""
+    smallest, found = SMALLEST_REGION * truth.size, 0
+    for label in np.setdiff1d(truth, (0, VOID)):
+        parts, _ = connected_parts(truth == label)
+        found += int((np.bincount(parts.ravel())[1:] >= smallest).sum())
+    return found
+
+
+def _palette_png(labels: np.ndarray, palette: bytes) -> bytes:
+    picture, buffer = Image.fromarray(labels, "P"), io.BytesIO()
+    picture.putpalette(palette)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _memory() -> dict[str, int]:
+    """The most that this process has held so far, in MiB: of main memory, and of the GPU's where there is one."""
+    try:
+        import resource  # Unix only, and nothing else here is
+    except ImportError:
+        main = {}
+    else:
+        main = dict(
+            memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            // (2**20 if sys.platform == "darwin" else 2**10)
+        )
+    return main | (
+        dict(gpu_memory_mib=torch.cuda.max_memory_allocated() // 2**20, gpu=torch.cuda.get_device_name())
+        if torch.cuda.is_available()
+        else {}
+    )
+
+
+@contextmanager
+def _threads(count: int):
+    """So many CPU threads for every library, then as many as before: sums over more threads are rounded in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,21 +1,27 @@
-"""Figures: every function draws on the axes it is given (or on new ones) and returns them."""
+"""Figures: every function draws on the axes it is given (or on new ones) and returns them.
+
+Seaborn and scikit-image are imported where they are used: the extra `measure` brings them, and the picture with its named
+masks goes without.
+"""
 
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from PIL import Image
-from skimage.segmentation import mark_boundaries
 from sklearn.decomposition import PCA
 
 from fsdlib.vocabulary import palette
 
-CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
+if TYPE_CHECKING:
+    import pandas
+
+CLUSTER_COLOURS = np.array(colormaps["tab20"].colors)
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
 PROTOCOL_COLOURS = dict(dataset="#1b6ca8", per_image="#e0a03a")
@@ -189,6 +195,8 @@ def gallery(
 
 def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
     """Per-class IoU as sorted horizontal bars; classes that occur nowhere (nan) are left out."""
+    import seaborn as sns
+
     kept = sorted(
         ((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)),
         key=lambda pair: -pair[1],
@@ -203,6 +211,8 @@ def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
 
 def show_history(history: Sequence[dict], ax=None, title: str = ""):
     """Training and validation loss against steps, from the rows that `fsdlib.world.training.fit` returns."""
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(5, 2.6))[1]
     steps = [row["step"] for row in history]
     ax.plot(steps, [row["train"] for row in history], color=DROPPED, label="training")
@@ -231,6 +241,8 @@ def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str
 
     counts: (N, N) integers; rows without any count stay empty.
     """
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(0.19 * len(names) + 2.2, 0.19 * len(names) + 1.4))[1]
     sums = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
@@ -254,6 +266,8 @@ def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str
 
 def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = "mIoU", highlighted: str = ""):
     """Named scores as sorted horizontal bars with their values; one of them may stand out."""
+    import seaborn as sns
+
     ordered = sorted(scores.items(), key=lambda pair: -pair[1])
     ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
     bars = ax.barh(
@@ -372,8 +386,10 @@ def show_cells(labels: np.ndarray, ax=None, title: str = "", void: int = 255):
     return ax
 
 
-def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "mIoU (%)"):
+def show_protocols(table: "pandas.DataFrame", ax=None, title: str = "", unit: str = "mIoU (%)"):
     """Bars of both protocols side by side, one pair a row; table: columns `dataset` and `per_image`, 0 to 1, the index names the rows."""
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
     percent = 100 * table[["dataset", "per_image"]]
     places = np.arange(len(table))
@@ -390,11 +406,13 @@ def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "m
     return ax
 
 
-def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None):
+def show_published(table: "pandas.DataFrame", benchmarks: dict[str, str], figure=None):
     """Published numbers as dots, one panel a protocol, so that no two protocols share an axis.
 
     table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
     """
+    import seaborn as sns
+
     sizes = table.groupby("protocol").size().sort_values(ascending=False)
     figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
     axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
@@ -412,6 +430,8 @@ def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None)
 
 def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title: str = "", unit: str = "mIoU (%)"):
     """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent."""
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(5, 0.45 * len(values) + 0.9))[1]
     for place, (value, low, high) in enumerate(values.values()):
         ax.plot([100 * low, 100 * high], [place, place], color=NOUN, linewidth=2.5, solid_capstyle="round")
@@ -425,6 +445,8 @@ def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title:
 
 def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
     """Counts as horizontal bars in the order given, each with its number and its share of all."""
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
     bars = ax.barh(
         list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))]
@@ -461,6 +483,8 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
 
 def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
     """Draw the picture tinted by its clusters, (h, w) uint8, which are enlarged to it by nearest neighbour, with their borders."""
+    from skimage.segmentation import mark_boundaries
+
     enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
     tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
     return show_image(
@@ -478,6 +502,8 @@ def show_score_matrix(
     decimals: int = 2,
 ):
     """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name; the best of each row is in bold."""
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
     sns.heatmap(
         values,
@@ -571,6 +597,8 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
 
     distances: (words, classes) float, 0 and up.
     """
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(0.24 * len(classes) + 2.4, 0.34 * len(words) + 1.6), layout="constrained")[1]
     nearest = np.full(distances.shape, "", dtype=object)
     for row, column in enumerate(distances.argmin(axis=1)):
@@ -597,6 +625,8 @@ def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
     layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels; the
     dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
     """
+    import seaborn as sns
+
     grids = sorted({layer.grid for layer in layers}, reverse=True)
     ax = ax or plt.subplots(figsize=(max(8.5, 0.26 * len(layers)), 0.8 * len(grids) + 1.6), layout="constrained")[1]
     colours = dict(

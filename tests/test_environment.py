@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import tomllib
 
+import pytest
 import yaml
 
 import fsdlib
@@ -83,11 +84,13 @@ def test_both_routes_install_the_project_with_its_tests_under_the_constraints():
         if isinstance(item, dict)
     ]
     assert pip == ["-c constraints.txt", "-e .[test]"]
-    assert "-c constraints.txt -e '.[test]'" in (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    # the model first, held to its hash, so that the project's own dependency on it is met
+    assert 0 < makefile.index("--require-hashes -r spacy-model.txt") < makefile.index("-c constraints.txt -e '.[test]'")
 
 
 def test_no_file_of_the_installation_names_an_index():
-    for name in ("constraints.txt", "spacy-model.txt", "environment.yml", "pyproject.toml"):
+    for name in ("constraints.txt", "spacy-model.txt", "environment.yml", "pyproject.toml", "Makefile"):
         assert not re.search(r"https?://|index-url|find-links", (ROOT / name).read_text()), name
 
 
@@ -97,12 +100,20 @@ def test_the_spacy_model_is_pinned_by_hash():
     assert [bool(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line)) for line in requirement] == [True]
 
 
-def test_the_readme_speaks_only_of_targets_that_exist():
+def test_what_runs_before_a_commit_is_local_and_what_make_check_runs():
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook for repository in repositories for hook in repository["hooks"]]
+    assert {repository["repo"] for repository in repositories} == {"local"}
+    assert {hook["language"] for hook in hooks} == {"system"}
+    checked = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    tools = re.findall(r"\$\(BIN\)/(.*)", checked)
+    assert [hook["entry"].replace(" --force-exclude", "") for hook in hooks] == [
+        tool.replace(" --check", "") for tool in tools
+    ]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "data/README.md", "reports/README.md"])
+def test_pages_speak_only_of_targets_that_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    spoken = set(
-        re.findall(
-            r"`?make ([a-z]+)\b",
-            " ".join(re.findall(r"`make [a-z]+|^    make [a-z]+", (ROOT / "README.md").read_text(), re.M)),
-        )
-    )
+    spoken = set(re.findall(r"(?:`|^    )make ([a-z]+)\b", (ROOT / page).read_text(), re.M))
     assert spoken and spoken <= targets

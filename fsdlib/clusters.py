@@ -1,38 +1,97 @@
-"""Stages 5 and 6, clusters and masks: positions with like features become regions of the picture (RECIPE rows 5, 6)."""
+"""Stages 5 and 6, clusters and masks: positions with like features become regions of the picture."""
+
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
+import sklearn.cluster
 from PIL import Image
-from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
+from pydantic import Field, PositiveFloat, PositiveInt
 from sklearn.metrics import silhouette_score
 
+from fsdlib.choice import Choice
 
-def cluster(
-    features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10, power: float = 10
-) -> np.ndarray:
-    """Group the positions of (C, h, w) features into `count` clusters: (h, w) uint8, numbered from 0.
 
-    method: "kmeans" (k-means++, Euclidean, the best of `restarts`), "agglomerative" (Ward, which needs no seed) or
-    "spectral" (k-means, with `restarts`, on the eigenvectors of the cosine affinity to a `power`, see `affinity`).
-    Raises ValueError for other methods and where `count` exceeds the number of positions or 256.
+class Clustering(Choice):
+    """How positions with like features are grouped."""
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        """Group the positions of (C, h, w) features: (h, w) uint8, the number of each one's cluster, from 0.
+
+        candidates: how many things are expected in the picture, for ways that use it. Raises ValueError where the
+        features cannot be grouped as asked.
+        """
+        raise NotImplementedError
+
+
+class _Counted(Clustering):
+    """A clustering into a number of clusters that is known beforehand."""
+
+    count: PositiveInt = Field(4, description="K, the number of clusters")
+    plus_candidates: bool = Field(False, description="K is this many more than there are candidate names")
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        count = self.count + (candidates if self.plus_candidates else 0)
+        channels, height, width = features.shape
+        most = min(height * width, 256)  # the numbers of the clusters are uint8
+        if count > most:
+            raise ValueError(f"{height * width} positions cannot make {count} clusters: ask for 1 to {most}")
+        if count == 1:
+            return np.zeros((height, width), np.uint8)
+        labels = self._labels(features, features.reshape(channels, -1).T, count, seed % 2**32)
+        return labels.reshape(height, width).astype(np.uint8)
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """The cluster of each of (N, C) positions, which are those of the features: (N,)."""
+        raise NotImplementedError
+
+
+class KMeans(_Counted):
+    """K-means: k-means++, Euclidean distances, the best of several starts.
+
+    >>> left, right = np.zeros((3, 4, 2)), np.ones((3, 4, 2))  # 3 channels, a map of 4 x 4 positions
+    >>> KMeans(count=2).group(np.concatenate([left, right], axis=2), seed=0)[0]
+    array([1, 1, 0, 0], dtype=uint8)
     """
-    channels, height, width = features.shape
-    positions = features.reshape(channels, -1).T
-    most = min(len(positions), 256)  # the numbers of the clusters are uint8
-    if not 1 <= count <= most:
-        raise ValueError(f"{len(positions)} positions cannot make {count} clusters: ask for 1 to {most}")
-    if method == "kmeans":
-        labels = KMeans(count, init="k-means++", n_init=restarts, random_state=seed % 2**32).fit_predict(positions)
-    elif method == "agglomerative":
-        labels = AgglomerativeClustering(count).fit_predict(positions) if count > 1 else np.zeros(len(positions))
-    elif method == "spectral":
-        spectral = SpectralClustering(count, affinity="precomputed", n_init=restarts, random_state=seed % 2**32)
-        labels = spectral.fit_predict(affinity(features, power)) if count > 1 else np.zeros(len(positions))
-    else:
-        raise ValueError(
-            f"no clustering into a given number is called {method!r}: choose kmeans, agglomerative or spectral"
-        )
-    return labels.reshape(height, width).astype(np.uint8)
+
+    kind: Literal["kmeans"] = "kmeans"
+    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        settings = dict(init="k-means++", n_init=self.restarts, random_state=seed)
+        return sklearn.cluster.KMeans(count, **settings).fit_predict(positions)
+
+
+class Agglomerative(_Counted):
+    """Ward's agglomerative clustering, which joins the two groups that are least apart until K are left; needs no seed."""
+
+    kind: Literal["agglomerative"] = "agglomerative"
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        return sklearn.cluster.AgglomerativeClustering(count).fit_predict(positions)
+
+
+class Spectral(_Counted):
+    """K-means on the eigenvectors of the positions' graph, whose edges are `affinity`."""
+
+    kind: Literal["spectral"] = "spectral"
+    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+    power: PositiveFloat = Field(10.0, description="power of the cosine affinity")
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        settings = dict(affinity="precomputed", n_init=self.restarts, random_state=seed)
+        return sklearn.cluster.SpectralClustering(count, **settings).fit_predict(affinity(features, self.power))
+
+
+class NormalisedCut(Clustering):
+    """The recursive normalised cut, which finds the number of clusters itself (see `normalised_cut`)."""
+
+    kind: Literal["normalised_cut"] = "normalised_cut"
+    threshold: float = Field(0.5, gt=0, lt=1, description="a part is cut while its best cut's value is at most this")
+    power: PositiveFloat = Field(10.0, description="power of the cosine affinity")
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        return normalised_cut(features, self.threshold, self.power)
 
 
 def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:

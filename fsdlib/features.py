@@ -1,4 +1,4 @@
-"""Stages 3 and 4, latent and features: what the diffusion model's UNet holds inside, position by position (RECIPE rows 3, 4).
+"""Stages 3 and 4, latent and features: what the diffusion model's UNet holds inside, position by position.
 
 The UNet runs only as far as the last tap that is asked for.
 """
@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from PIL import Image
+from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny
 
-from fsdlib.models import Diffusion
+from fsdlib.choice import Choice
+from fsdlib.models import Diffusion, Models
 
 _KINDS = {
     ResnetBlock2D: "residual",
@@ -270,3 +273,81 @@ def similarity_map(array: np.ndarray, row: int, column: int) -> np.ndarray:
     """Cosine similarity of every position's feature with that at (row, column): (C, h, w) to (h, w) float32, -1 to 1."""
     unit = array / np.maximum(np.linalg.norm(array, axis=0), 1e-12)
     return np.einsum("chw,c->hw", unit, unit[:, row, column])
+
+
+class Taps(Choice):
+    """Which places in the UNet are read."""
+
+    of: Literal["cross_attention_query", "self_attention_output"] = Field(
+        "cross_attention_query", description="what is read from an attention block"
+    )
+
+    def find(self, diffusion: Diffusion) -> list[Tap]:
+        """The taps, in the order the UNet reaches them."""
+        raise NotImplementedError
+
+
+class AtGrid(Taps):
+    """Every block of encoder and decoder whose map is of one size."""
+
+    kind: Literal["at_grid"] = "at_grid"
+    grid: PositiveInt = Field(16, description="cells a side; the model's attention resolution nearest to it")
+
+    def find(self, diffusion: Diffusion) -> list[Tap]:
+        return find_taps(diffusion, self.of, "all", self.grid)
+
+
+class LastAtGrid(AtGrid):
+    """The decoder's last block whose map is of one size."""
+
+    kind: Literal["last_at_grid"] = "last_at_grid"
+
+    def find(self, diffusion: Diffusion) -> list[Tap]:
+        return find_taps(diffusion, self.of, "decoder_last", self.grid)
+
+
+class EncoderLast(Taps):
+    """The encoder's last attention block alone."""
+
+    kind: Literal["encoder_last"] = "encoder_last"
+
+    def find(self, diffusion: Diffusion) -> list[Tap]:
+        return find_taps(diffusion, self.of, "encoder_last")
+
+
+class Features(Choice):
+    """Where the features come from, in which a picture's positions are compared."""
+
+    def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
+        """What is read of each picture: the names of the places, and for each place maps, (N, C, h, w) float32.
+
+        images: (H, W, 3) uint8 RGB of any sizes; each is as if it were read alone.
+        """
+        raise NotImplementedError
+
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+        """One picture's maps, (C, h, w) each, as one array of features: (C, grid, grid) float32."""
+        raise NotImplementedError
+
+
+class UNetFeatures(Features):
+    """What the diffusion model's UNet holds at some taps when the noised latent passes."""
+
+    kind: Literal["unet"] = "unet"
+    taps: SerializeAsAny[Taps] = Field(AtGrid(), description="the places that are read")
+    timestep: NonNegativeInt = Field(0, le=999, description="at which the latent is noised, 0 to 999")
+    prompt: str = Field("", description="what conditions the UNet; the paper gives it nothing")
+    noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
+    grid: PositiveInt = Field(32, description="cells a side that all maps are resized to, bilinearly")
+    normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
+
+    def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
+        diffusion = models.diffusion
+        taps = self.taps.find(diffusion)
+        seeds = [image_seed(image, "noise", seed) for image in images]
+        passed = latents(images, diffusion, seed)
+        maps = features(passed, diffusion, taps, seeds, self.timestep, self.prompt, self.noise_samples)
+        return list(map(str, taps)), maps
+
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+        return stack(maps, self.grid, self.normalise)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from fsdlib import clusters as clustering
 from fsdlib import pipeline, refinement, words
-from fsdlib.features import stack
+from fsdlib.features import image_seed
 from fsdlib.models import Models
 from fsdlib.pipeline import Result
 from fsdlib.recipe import Recipe
@@ -47,48 +47,43 @@ def segment_with(
     unknown = [stage for stage in perfect if stage not in STAGES]
     if unknown:
         raise ValueError(f"no stage is called {unknown[0]!r}: choose from {', '.join(STAGES)}")
-    if recipe.vocabulary_mode != "closed":
+    if not isinstance(recipe.vocabulary, words.Closed):
         raise ValueError(
-            f"recipe {recipe.name!r} gives free names, which a truth of classes cannot judge: use vocabulary_mode='closed'"
+            f"recipe {recipe.name!r} has the vocabulary mode {recipe.vocabulary.kind!r}: the oracles know what 'closed' "
+            "leaves to the caption, so take that"
         )
     known = {} if known is None else known
     perception = _once(known, "perception", lambda: pipeline.perceive([image], models, recipe, seed)[0])
     found = words.words(perception.caption)
-    if "caption" in perfect:
-        present = np.setdiff1d(truth, (0, VOID)).tolist()
-    else:
-        present = words.present(pipeline.closed_candidates(found, models, recipe, vocabulary))
-    choice = pipeline.choices(found, present, recipe, vocabulary)
+    mode = words.Oracle(class_prompt=recipe.vocabulary.class_prompt) if "caption" in perfect else recipe.vocabulary
+    present = np.setdiff1d(truth, (0, VOID)).tolist()
+    choices = mode.choices(found, vocabulary, models.diffusion, recipe.assignment.background_names, present)
 
     if "masks" in perfect:
         masks, source = true_masks(truth), "truth"
     else:
-        stacked = _once(known, "features", lambda: stack(perception.maps, recipe.feature_grid, recipe.normalise))
-        source = len(choice.eligible)  # all that the clusters depend on, beside the picture
-        masks = clustering.masks(
-            _once(known, ("clusters", source), lambda: pipeline.grouped(stacked, image, source, recipe, seed)),
-            *truth.shape,
-        )
+        features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
+        source = choices.expected  # all that the clusters depend on, beside the picture
+        own_seed = image_seed(image, "clusters", seed)
+        clusters = _once(known, ("clusters", source), lambda: recipe.clusters.group(features, own_seed, source))
+        masks = clustering.masks(clusters, *truth.shape)
 
     if "names" in perfect:
         assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
-        assigned = pipeline.assign(
-            _once(known, ("scores", source), lambda: pipeline.scored(image, masks, choice, models, recipe)),
-            choice,
-            recipe,
-        )
+        scores = _once(known, ("scores", source), lambda: recipe.view.score(image, masks, choices.texts, models.clip))
+        assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
 
-    regions, labels = pipeline.named_regions(masks, assigned, choice, recipe)
+    regions, texts = recipe.assignment.regions(masks, assigned)
+    labels = [choices.label(text) for text in texts]
     mended = [
         "refinement" in perfect and _mostly_within(region, truth == label) for region, label in zip(regions, labels)
     ]
-    final = [
-        truth == label
-        if true
-        else _once(known, ("refined", region.tobytes()), lambda: pipeline.refined(image, region[None], recipe)[0])
-        for region, label, true in zip(regions, labels, mended)
-    ]
+
+    def refined(region: np.ndarray) -> np.ndarray:
+        return _once(known, ("refined", region.tobytes()), lambda: recipe.refinement.refine(image, region[None])[0])
+
+    final = [truth == label if true else refined(region) for region, label, true in zip(regions, labels, mended)]
     order = sorted(range(len(final)), key=lambda i: not mended[i])
     return refinement.paint(
         np.array([final[i] for i in order], bool).reshape(-1, *truth.shape), [labels[i] for i in order]

@@ -1,60 +1,89 @@
-"""Stages 9 and 10, refine and paint: masks follow the picture's edges and are laid into one label map (RECIPE rows 9, 10)."""
+"""Stages 9 and 10, refine and paint: masks follow the picture's edges and are laid into one label map."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from scipy.special import softmax
+
+from fsdlib.choice import Choice, Several
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
 
 
-def refine(
-    image: np.ndarray,
-    masks: np.ndarray,
-    gt_prob: float = 0.9,
-    gaussian_sxy: float = 20,
-    gaussian_compat: float = 5,
-    bilateral_sxy: float = 20,
-    bilateral_srgb: float = 20,
-    bilateral_compat: float = 100,
-    iterations: int = 10,
-) -> np.ndarray:
-    """Each mask refined by a dense CRF of two labels, in and out: (K, H, W) bool (Krähenbühl and Koltun, arXiv 1210.5644).
+class Refinement(Choice):
+    """How masks are fitted to the picture's edges."""
 
-    image: (H, W, 3) uint8; masks: (K, H, W) bool. sxy in pixels, srgb in levels of 255.
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Each mask refined for itself, (K, H, W) bool; image: (H, W, 3) uint8; masks: (K, H, W) bool."""
+        raise NotImplementedError
+
+
+class Crf(Refinement):
+    """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644).
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> image[:, 4:] = 255  # a white half
+    >>> masks = np.zeros((1, 8, 8), bool)
+    >>> masks[0, :, 3:] = True  # one column too many
+    >>> Crf().refine(image, masks)[0, 0].astype(int)
+    array([0, 0, 0, 0, 1, 1, 1, 1])
     """
-    options = (gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations)
-    refined = np.zeros_like(masks)
-    for number, mask in enumerate(masks):
-        refined[number] = np.argmax(marginals(image, mask, *options), axis=0)
-    return refined
+
+    kind: Literal["crf"] = "crf"
+    gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
+    gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
+    gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
+    bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
+    bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
+    bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
+    iterations: PositiveInt = Field(10, description="mean-field iterations")
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        refined = np.zeros_like(masks)
+        for number, mask in enumerate(masks):
+            refined[number] = np.argmax(self.marginals(image, mask), axis=0)
+        return refined
+
+    def marginals(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """What the mean field believes of every pixel of one (H, W) bool mask, (2, H, W) float32: to be out of it, and in it."""
+        height, width = mask.shape
+        crf = DenseCRF2D(width, height, 2)
+        crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, self.gt_prob, zero_unsure=False))
+        crf.addPairwiseGaussian(sxy=self.gaussian_sxy, compat=self.gaussian_compat)
+        image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
+        appearance = dict(sxy=self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
+        crf.addPairwiseBilateral(rgbim=image, **appearance)
+        return np.asarray(crf.inference(self.iterations), np.float32).reshape(2, height, width)
 
 
-def marginals(
-    image: np.ndarray,
-    mask: np.ndarray,
-    gt_prob: float = 0.9,
-    gaussian_sxy: float = 20,
-    gaussian_compat: float = 5,
-    bilateral_sxy: float = 20,
-    bilateral_srgb: float = 20,
-    bilateral_compat: float = 100,
-    iterations: int = 10,
-) -> np.ndarray:
-    """What the CRF's mean field believes of every pixel, (2, H, W) float32: the probability to be out of the mask, and in it.
+class Pamr(Refinement):
+    """Pixel-adaptive mask refinement, PAMR (Araslanov and Roth, arXiv 2005.08104, section 3.3).
 
-    Takes one mask, (H, W) bool, and otherwise what `refine` takes.
+    Every iteration replaces a pixel by the mean of its neighbours, weighted by `pamr_weights`; what ends above the
+    threshold is in.
     """
-    height, width = mask.shape
-    crf = DenseCRF2D(width, height, 2)
-    crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, gt_prob, zero_unsure=False))
-    crf.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
-    image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
-    crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=image, compat=bilateral_compat)
-    return np.asarray(crf.inference(iterations), np.float32).reshape(2, height, width)
+
+    kind: Literal["pamr"] = "pamr"
+    iterations: PositiveInt = Field(10, description="how often a pixel becomes the mean of its neighbours")
+    dilations: Several[PositiveInt] = Field((1, 2, 4, 8, 12, 24), description="distances of the neighbours, pixels")
+    threshold: float = Field(0.5, gt=0, lt=1, description="what ends above it is in the mask")
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations) > self.threshold
+
+
+class Unrefined(Refinement):
+    """Masks as they come."""
+
+    kind: Literal["none"] = "none"
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return masks
 
 
 def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: float | None = None) -> np.ndarray:
@@ -68,21 +97,6 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
     if srgb is not None:
         exponent = exponent + ((image.astype(float) - image[row, column]) ** 2).sum(axis=2) / (2 * srgb**2)
     return np.exp(-exponent)
-
-
-def refine_pamr(
-    image: np.ndarray,
-    masks: np.ndarray,
-    iterations: int = 10,
-    dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
-    threshold: float = 0.5,
-) -> np.ndarray:
-    """Each mask refined by pixel-adaptive mask refinement, PAMR: (K, H, W) bool (Araslanov and Roth, arXiv 2005.08104, section 3.3).
-
-    image: (H, W, 3) uint8; masks: (K, H, W) bool. Every iteration replaces a pixel by the mean of its neighbours, weighted
-    by `pamr_weights`; what ends above `threshold` is in.
-    """
-    return pamr(pamr_weights(image, dilations), masks, iterations, dilations) > threshold
 
 
 def pamr(

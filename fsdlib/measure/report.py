@@ -44,7 +44,7 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        return self.summary["recipe"]["name"].split("-vocabulary_mode=")[0]
+        return self.summary["recipe"]["name"].split("-vocabulary=")[0]
 
     @property
     def mode(self) -> str:

@@ -17,13 +17,13 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
-from fsdlib import names as naming
 from fsdlib.caption import caption
-from fsdlib.clusters import cluster, masks
+from fsdlib.clusters import KMeans, masks
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
 from fsdlib.measure.datasets import Dataset, open_dataset
 from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
+from fsdlib.names import BlackFrame, Crop, View
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
@@ -45,18 +45,19 @@ def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabu
     return dict(recall=hits / max(1, sum(map(len, present))), precision=hits / max(1, sum(map(len, spoken))))
 
 
-def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: str = "black_frame") -> np.ndarray:
+def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: View | None = None) -> np.ndarray:
     """How ground-truth masks are named among all classes: (classes - 1, classes - 1) int64 counts of masks, rows the truth.
 
     The background is no row and no column: row 0 is the class with label 1.
     """
     names = dataset.vocabulary.names[1:]
     counts = np.zeros((len(names), len(names)), np.int64)
-    for i in tqdm(range(count), desc=f"naming ({view})"):
+    view = view or BlackFrame()
+    for i in tqdm(range(count), desc=f"naming ({view.kind})"):
         labels = dataset.labels(i)
         present = np.setdiff1d(labels, (0, scores.VOID))
-        pictures = naming.views(dataset.image(i), np.stack([labels == label for label in present]), view)
-        chosen = naming.score(pictures, names, clip).argmax(axis=1)
+        found = view.score(dataset.image(i), labels == present[:, None, None], names, clip)
+        chosen = found.argmax(axis=1)
         np.add.at(counts, (present - 1, chosen), 1)
     return counts
 
@@ -85,7 +86,7 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
     Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features are worth apart from names.
     """
     k = len(np.setdiff1d(truth, [scores.VOID])) + 1
-    regions = masks(cluster(array, k, seed), *truth.shape).argmax(axis=0)
+    regions = masks(KMeans(count=k).group(array, seed), *truth.shape).argmax(axis=0)
     return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
 
 
@@ -198,7 +199,7 @@ def open_words(
 ) -> dict:
     """How often objects of classes that no list holds get their name from the caption's words.
 
-    The vocabulary is the dataset's without `left_out`; the caption's words are the names (vocabulary_mode "open"). An
+    The vocabulary is the dataset's without `left_out`; the caption's words are the names (the mode "open"). An
     object's class is named right where most of its pixels carry one of the class's words. Returns `scenes`, the number
     that hold a left-out class, and `named_right`, the share of those in which every such class is named right.
     """
@@ -214,7 +215,7 @@ def open_words(
     for start in tqdm(range(0, len(holding), batch_size), desc="open vocabulary"):
         chosen = holding[start : start + batch_size]
         results = segment_batch(
-            [dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed
+            [dataset.image(i) for i in chosen], models, recipe.with_changes({"vocabulary": "open"}), listed, seed
         )
         for i, result in zip(chosen, results):
             truth = dataset.labels(i)
@@ -258,7 +259,7 @@ def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_s
         captions=_spoken(dataset, models.captioner, count),
         naming=dict(
             accuracy=accuracy(naming_confusion(dataset, count, models.clip)),
-            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models.clip, "crop")),
+            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models.clip, Crop())),
         ),
         retrieval=retrieval(dataset, [dataset.captions[dataset.ids[i]][0] for i in range(count)], models.clip),
         features=feature_scores(dataset, count, models, seed),

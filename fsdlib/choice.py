@@ -92,10 +92,10 @@ class Choice(BaseModel):
         stages = [base for base in cls.__mro__ if issubclass(base, Choice) and base is not Choice]
         return stages[-1].kinds()
 
-    def choices(self) -> list["Choice"]:
+    def parts(self) -> list["Choice"]:
         """The choices it is made of, at any depth."""
         inner = [value for name in self.option_names() if isinstance(value := getattr(self, name), Choice)]
-        return [*inner, *(deeper for choice in inner for deeper in choice.choices())]
+        return [*inner, *(deeper for choice in inner for deeper in choice.parts())]
 
     def described(self, indent: int = 0) -> list[str]:
         """One line an option: its name, value and meaning; options that are choices have theirs below them."""

@@ -99,10 +99,8 @@ def candidates(
 
 def class_encodings(vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str) -> np.ndarray:
     """One vector a class without background, the mean over positions and then over synonyms: (classes - 1, D) float32."""
-    rows = []
-    for synonyms in vocabulary.synonyms[1:]:
-        rows.append(diffusion.encode_text([class_prompt.format(name) for name in synonyms]).mean(axis=(0, 1)))
-    return np.stack(rows)
+    said = ([class_prompt.format(name) for name in synonyms] for synonyms in vocabulary.synonyms[1:])
+    return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
 
 
 def present(found: Sequence[Candidate]) -> list[int]:

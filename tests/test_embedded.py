@@ -107,7 +107,7 @@ def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, t
 
     def painted(says):
         def segment_batch(images, models, recipe, vocabulary, seed):
-            assert recipe.vocabulary_mode == "open" and not left_out & set(vocabulary.names)
+            assert recipe.vocabulary.kind == "open" and not left_out & set(vocabulary.names)
             names = ("background", *dataset.vocabulary.names[1:])
             of_image = {
                 dataset.image(i).tobytes(): np.where(dataset.labels(i) == 255, 0, dataset.labels(i)) for i in range(6)

@@ -126,6 +126,6 @@ def _code(recipe: Recipe) -> str:
     """A hash over the stages' source and that of choices written elsewhere, so that an older version's results are not taken for this one's."""
     modules = (words, captioning, features, clusters, naming, refinement, pipeline)
     own = [Path(module.__file__).read_bytes() for module in modules]
-    elsewhere = [type(choice) for choice in recipe.choices() if not type(choice).__module__.startswith("fsdlib.")]
+    elsewhere = [type(choice) for choice in recipe.parts() if not type(choice).__module__.startswith("fsdlib.")]
     own += [inspect.getsource(way).encode() for way in elsewhere]
     return hashlib.sha256(b"".join(own)).hexdigest()

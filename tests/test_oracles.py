@@ -13,6 +13,7 @@ from fsdlib.measure.worth import worth
 from fsdlib.oracles import STAGES, best_union, diagnose, segment_with, true_masks
 from fsdlib.pipeline import perceive, segment
 from fsdlib.recipe import BEST, PAPER
+from fsdlib.refinement import Crf
 from fsdlib.vocabulary import VOID
 
 TRUTH = np.array([[1, 1, 0, 0], [1, VOID, 0, 2], [0, 0, 2, 2]], np.uint8)
@@ -68,7 +69,7 @@ def test_what_is_known_of_a_picture_is_computed_once(mini, scene, vocabulary, mo
         segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
     )
     monkeypatch.setattr(KMeans, "group", None)
-    monkeypatch.setattr(oracles.pipeline, "refined", None)
+    monkeypatch.setattr(Crf, "refine", None)
     assert np.array_equal(
         segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
     )

@@ -17,7 +17,8 @@ from PIL import Image
 from pycocotools import mask as codes
 
 from fsdlib.measure.archives import Archive
-from fsdlib.measure.datasets import DATASETS, IncompleteDataset, download, instructions, main, open_dataset
+from fsdlib.measure.benchmarks import DATASETS, download, instructions, main, open_dataset
+from fsdlib.measure.datasets import IncompleteDataset
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import VOID, Vocabulary, palette
 

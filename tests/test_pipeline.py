@@ -7,7 +7,7 @@ from PIL import Image
 
 from fsdlib.clusters import masks
 from fsdlib.features import image_seed
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.names import pooled_patches, score, score_vectors, views
 from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe

@@ -477,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (a.download or a.check):
             print(instructions(a.name) if a.name else _overview())
     except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

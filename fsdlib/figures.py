@@ -55,7 +55,10 @@ def show_overlay(
     legend: bool = True,
     letters: float = 9,
 ):
-    """Draw the labelled regions over the picture, with a legend of the names that occur below it, in letters of so many points."""
+    """Draw the labelled regions over the picture, with a legend of the names that occur below it.
+
+    letters: the size of the legend in points.
+    """
     ax = show_image(overlay(image, labels), ax, title)
     found = [label for label in np.unique(labels) if label not in (0, 255)]
     if legend:
@@ -127,7 +130,7 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
 
 
 def show_result(image: np.ndarray, result, figure=None):
-    """The figure a paper prints: picture, clusters, named masks with a legend, and the caption with its words marked."""
+    """The figure a paper prints: picture, clusters, named masks with a legend, the caption with its words marked."""
     figure = figure or plt.figure(figsize=(9.5, 4.4))
     grid = figure.add_gridspec(
         2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
@@ -199,7 +202,10 @@ def principal_colours(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax=None, title: str = ""):
-    """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed; masks: (H, W) bool."""
+    """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed.
+
+    masks: (H, W) bool.
+    """
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     drawn = np.where((before & after)[..., None], 0.6 * grey, 0.4 * grey + 150)
     for pixels, colour in ((after & ~before, ADDED), (before & ~after, REMOVED)):
@@ -239,7 +245,10 @@ def show_map(
     scale: bool = True,
     cmap: str = "viridis",
 ):
-    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
+    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise.
+
+    `point` (row, column) is marked.
+    """
     ax = ax or plt.subplots()[1]
     drawn = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if scale:
@@ -254,7 +263,10 @@ def show_map(
 def show_refinement(
     image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None, figure=None
 ):
-    """A mask before and after refinement and what changed, each with its IoU where the true mask is given; masks: (H, W) bool."""
+    """A mask before and after refinement and what changed, with the IoU where the truth is given.
+
+    masks: (H, W) bool.
+    """
     figure = figure or plt.figure(figsize=(9.5, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     said = [
@@ -270,7 +282,7 @@ def show_refinement(
 def show_stages(
     image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray | None = None, title: str = "", figure=None
 ):
-    """Every stage of one picture in a strip: picture, features, clusters, named masks before and after refinement, the truth where there is one.
+    """Every stage of one picture in a strip: picture, features, clusters, named masks, refined masks, truth if known.
 
     result: from `fsdlib.pipeline.segment`; maps: (C, h, w) features, shown by their principal components;
     truth: (H, W) labels, 255 for void. The caption stands above.
@@ -303,7 +315,10 @@ def show_cells(labels: np.ndarray, ax=None, title: str = "", void: int = 255):
 
 
 def show_points(points: np.ndarray, colours: np.ndarray, ax=None, title: str = "", centres: np.ndarray | None = None):
-    """Draw (N, 2) points in their colours, (N,) integers of clusters or (N, 3) uint8 RGB; (K, 2) centres as crosses of theirs."""
+    """Draw (N, 2) points in their colours, (N,) integers of clusters or (N, 3) uint8 RGB.
+
+    (K, 2) centres as crosses of theirs.
+    """
     ax = ax or plt.subplots(figsize=(3.4, 3.2))[1]
     ax.scatter(*points.T, s=7, c=_as_colours(colours), linewidths=0)
     if centres is not None:
@@ -320,7 +335,7 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
 
 
 def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
-    """Draw the picture tinted by its clusters, (h, w) uint8, which are enlarged to it by nearest neighbour, with their borders."""
+    """Draw the picture tinted by its clusters, (h, w) uint8, enlarged by nearest neighbour, with their borders."""
     enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
     tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
     return show_image(
@@ -337,7 +352,10 @@ def show_score_matrix(
     unit: str = "probability",
     decimals: int = 2,
 ):
-    """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name; the best of each row is in bold."""
+    """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name.
+
+    The best of each row is in bold.
+    """
     ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
     sns.heatmap(
         values,
@@ -370,8 +388,8 @@ def picture_grid(
 ):
     """Rows of pictures, (H, W, 3) uint8, and maps, (h, w) float, with titles at the left and above; returns the figure.
 
-    columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own greatest value, or all from `limits`, with a colour bar that carries
-    the `unit`. Rows may be of different lengths.
+    columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own
+    greatest value, or all from `limits`, with a colour bar that carries the `unit`. Rows may be of different lengths.
     """
     width = max(map(len, cells))
     figure = figure or plt.figure(
@@ -411,7 +429,10 @@ def caption_strip(
     titles: Sequence[str] = (),
     figure=None,
 ):
-    """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`; returns the figure."""
+    """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`.
+
+    Returns the figure.
+    """
     letters = 27  # that a picture is wide
     columns = min(columns, len(images))
     rows, lines = -(-len(images) // columns), max(len(textwrap.wrap(sentence, letters)) for sentence in sentences)
@@ -454,8 +475,8 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
 def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
     """A UNet as a drawing: one bar a layer in the order a picture passes them, one row a resolution, coloured by kind.
 
-    layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels; the
-    dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
+    layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels;
+    the dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
     """
     grids = sorted({layer.grid for layer in layers}, reverse=True)
     ax = ax or plt.subplots(figsize=(max(8.5, 0.26 * len(layers)), 0.8 * len(grids) + 1.6), layout="constrained")[1]

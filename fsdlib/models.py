@@ -154,7 +154,10 @@ MODEL_SETS = {
 
 
 def sources(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, Source]:
-    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}; raises ValueError for unknown names."""
+    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}.
+
+    Raises ValueError for unknown names.
+    """
     if name not in MODEL_SETS:
         raise ValueError(f"no model set is called {name!r}: choose one of {', '.join(MODEL_SETS)}")
     chosen = zip(
@@ -271,7 +274,7 @@ class Diffusion:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Hidden states of the first text encoder, every position, padding included: (len(texts), positions, channels) float32."""
+        """Hidden states of the first text encoder, padding included: (len(texts), positions, channels) float32."""
         self._remember(texts)
         return torch.stack([self._encoded[text][0] for text in texts]).float().cpu().numpy()
 
@@ -313,7 +316,7 @@ class Diffusion:
 
 @dataclass
 class Clip:
-    """An open_clip CLIP with its image preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
+    """An open_clip CLIP with its preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
 
     model: torch.nn.Module
     preprocess: object
@@ -344,11 +347,12 @@ class Clip:
 
     @torch.no_grad()
     def encode_patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """What the image tower holds of every patch, in the space of texts: (len(images), h, w, D) float32, not of unit length.
+        """What the image tower holds of every patch, in the space of texts: (N, h, w, D) float32, not of unit length.
 
-        images: (H, W, 3) uint8 of any sizes, squashed to the tower's square, since a centre crop would leave patches without
-        a place in the picture. Vision transformers give their last tokens after the last normalisation, convolutional
-        towers (timm's) their last map, both through the projection that the pooled vector takes. Raises ValueError for other towers.
+        images: (H, W, 3) uint8 of any sizes, squashed to the tower's square, since a centre crop would leave patches
+        without a place in the picture. Vision transformers give their last tokens after the last normalisation,
+        convolutional towers (timm's) their last map, both through the projection that the pooled vector takes. Raises
+        ValueError for other towers.
         """
         visual = self.model.visual
         means = dict(
@@ -444,7 +448,7 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
 
 
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
-    """The whole autoencoder of a model set, decoder too, in float32: for looking at latents, which segmentation never needs."""
+    """The whole autoencoder of a model set, with its decoder, in float32: to look at latents."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
     with quiet():
         whole = AutoencoderKL.from_pretrained(
@@ -469,7 +473,7 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
 
 @dataclass(frozen=True)
 class ModelSet:
-    """WHICH weights, on which device, in which precision: what `load_models` is asked, which another process can be asked too."""
+    """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked."""
 
     name: str = "mini"
     device: str | None = None

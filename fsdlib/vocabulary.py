@@ -16,7 +16,8 @@ class Vocabulary:
 
     synonyms[label]: every way to say the class, its name first. Names are written as a person would say them
     ("potted plant"), since CLIP reads them.
-    background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no name".
+    background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no
+    name".
     colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
     """
 
@@ -53,7 +54,10 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path | str, background: bool = True) -> "Vocabulary":
-        """A vocabulary from a CSV with the columns index, name and, where wanted, synonyms (separated by semicolons) and colour (rrggbb)."""
+        """A vocabulary from a CSV with the columns index and name, and where wanted synonyms and colour.
+
+        Synonyms are separated by semicolons, a colour is written as rrggbb.
+        """
         rows = class_rows(path)
         try:
             colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]

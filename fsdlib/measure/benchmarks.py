@@ -28,7 +28,8 @@ class Benchmark:
     splits: how many images each official split has.
     inside: where its archives put it, below the folder they are unpacked in.
     values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
-    shift: what is added to the class list's official values to get those in the files. void: the label that 255 stands for.
+    shift: what is added to the class list's official values to get those in the files. void: the label that 255 stands
+    for.
     """
 
     classes: str | None
@@ -49,7 +50,10 @@ class Benchmark:
         return Vocabulary.read(CLASSES / self.classes, self.background)
 
     def lookup(self, official: bool = True) -> np.ndarray:
-        """int16: the label of each value in the files, -1 for errors. `official`: values as in the class list's column of that name, else indices."""
+        """int16: the label of each value in the files, -1 for errors.
+
+        official: whether the values are those in the class list's column of that name, else they are its indices.
+        """
         values = self.values if official else 0
         lookup = np.full(max(values, 256), -1, np.int16)
         lookup[:values] = self.rest
@@ -68,10 +72,10 @@ def open_dataset(
     """Open a dataset by name; `python -m fsdlib.measure.benchmarks` lists the names.
 
     root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
-    classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a .txt (a name
-    a line); without it root/classes.csv or root/classes.txt.
-    Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the annotations or a
-    whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
+    classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a
+    .txt (a name a line); without it root/classes.csv or root/classes.txt.
+    Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the
+    annotations or a whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
     """
     benchmark = _known(name)
     if classes is not None and name != "folder":
@@ -103,7 +107,10 @@ def instructions(name: str) -> str:
 
 
 def download(name: str, root: Path | str) -> Path:
-    """Fetch what a dataset's val split needs, as `fsdlib.measure.archives.download`; raises ValueError for one that needs an account or has no archives."""
+    """Fetch what a dataset's val split needs, as `fsdlib.measure.archives.download`.
+
+    Raises ValueError for one that needs an account or has no archives.
+    """
     benchmark = _known(name)
     if not benchmark.archives or any(archive.registration for archive in benchmark.archives):
         raise ValueError(f"{name} cannot be fetched without you. {instructions(name)}")
@@ -130,7 +137,8 @@ def _voc(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
 def _context(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
     """The PNGs that the field converts the annotation to, where they are there, else the annotation itself.
 
-    The PNGs count the 59 classes in the order they have among the 459, as our class list does; their listings lack a few of VOC's images.
+    The PNGs count the 59 classes in the order they have among the 459, as our class list does; their listings lack a
+    few of VOC's images.
     """
     masks = root / "SegmentationClassContext"
     if masks.is_dir():
@@ -226,7 +234,10 @@ def _paired(
     picture: str = "*.jpg",
     mask: str = "*.png",
 ) -> Dataset:
-    """A dataset without a listing: all that either folder holds, by patterns whose last star is the id and whose first, if there are two, its city."""
+    """A dataset without a listing: all that either folder holds.
+
+    picture, mask: patterns whose last star is the id and whose first, if there are two, its city.
+    """
     _require(name, pictures, masks)
     found: set[str] = set()
     for folder, pattern in ((pictures, picture), (masks, mask)):
@@ -367,7 +378,8 @@ DATASETS = {
     "coco_object": Benchmark(
         "coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)
     ),
-    # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are background
+    # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are
+    # background
     "coco_object_maps": Benchmark(
         "coco_object.csv",
         _coco_stuff,

@@ -80,7 +80,10 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
 
 
 def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "mIoU (%)"):
-    """Bars of both protocols side by side, one pair a row; table: columns `dataset` and `per_image`, 0 to 1, the index names the rows."""
+    """Bars of both protocols side by side, one pair a row.
+
+    table: columns `dataset` and `per_image`, 0 to 1, the index names the rows.
+    """
     ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
     percent = 100 * table[["dataset", "per_image"]]
     places = np.arange(len(table))

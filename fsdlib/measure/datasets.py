@@ -1,4 +1,4 @@
-"""Datasets, read where they lie, with one meaning of labels: 0 background, 1 to N the classes, 255 void; and the checks of a copy."""
+"""Datasets, read and checked where they lie, with one meaning of labels: 0 background, 1 to N the classes, 255 void."""
 
 import hashlib
 import json
@@ -24,7 +24,8 @@ class IncompleteDataset(ValueError):
 class Dataset:
     """A split of a dataset: image `i` is `dataset.image(i)` and its ground truth `dataset.labels(i)`.
 
-    Pictures are read as they are stored: the official annotations count stored pixels, whatever EXIF says about turning them.
+    Pictures are read as they are stored: the official annotations count stored pixels, whatever EXIF says about turning
+    them.
     expected: how many images the official split has, None where there is no such number.
     """
 
@@ -80,8 +81,8 @@ class Dataset:
     def check(self, indices: Iterable[int] | None = None) -> None:
         """Look at every file of these images (all by default): pictures' headers, masks in full.
 
-        Raises IncompleteDataset with all that is wrong, by kind: missing and unreadable pictures and masks, masks of another
-        size than their picture, labels out of range.
+        Raises IncompleteDataset with all that is wrong, by kind: missing and unreadable pictures and masks, masks of
+        another size than their picture, labels out of range.
         """
         with ThreadPoolExecutor() as pool:
             faults = [
@@ -103,12 +104,12 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which files the split has and how long each is: another dataset, or a rewritten one, has another."""
+        """A hash of which files the split has and how long each is: a dataset that was rewritten has another."""
         return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:
-        """The captions by image id where the dataset brings any in COCO's form (captions.json, COCO's own file), else an empty dict."""
+        """The captions by image id from captions.json or COCO's own file, else an empty dict."""
         for path in (self.root / "captions.json", self.root / "annotations" / f"captions_{self.split}2017.json"):
             if path.exists():
                 break
@@ -134,7 +135,10 @@ class Dataset:
         return np.asarray(Image.open(self.masks[index]))
 
     def _raw(self, index: int) -> np.ndarray:
-        """(H, W) unsigned integers; raises FileNotFoundError where the file is missing and ValueError where it cannot be read."""
+        """(H, W) unsigned integers.
+
+        Raises FileNotFoundError for a missing file and ValueError for one that cannot be read.
+        """
         if not self.has_labels:
             raise ValueError(
                 f"{self.name} under {self.root} has no ground truth: add masks/, or use the pictures alone"
@@ -182,9 +186,9 @@ class Dataset:
 class CocoObjects(Dataset):
     """COCO's objects, drawn from their polygons and run-length codes.
 
-    Crowds are drawn first, then objects from the largest area to the smallest, so that small ones stay visible; of equal areas
-    the later annotation lies on top. The label maps of the literature are the things of COCO-Stuff's stuffthingmaps and may differ
-    where objects overlap and in crowds.
+    Crowds are drawn first, then objects from the largest area to the smallest, so that small ones stay visible; of
+    equal areas the later annotation lies on top. The label maps of the literature are the things of COCO-Stuff's
+    stuffthingmaps and may differ where objects overlap and in crowds.
     """
 
     annotations: COCO = field(default=None, repr=False, compare=False)

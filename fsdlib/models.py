@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
+from typing import ClassVar
 
 import diffusers
-import httpx
 import huggingface_hub
 import numpy as np
 import open_clip
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -189,7 +189,9 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     for only_cached in (True, False) if download else (True,):
         try:
             folder = Path(huggingface_hub.snapshot_download(source.repository, **asked, local_files_only=only_cached))
-        except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        # the base of its HTTP library's errors, as the hub's client has it; the hub's own are of it or of OSError;
+        # RuntimeError comes from its second way of fetching, Xet
+        except (HTTPError, OSError, RuntimeError) as error:
             if not only_cached:
                 problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
             continue
@@ -234,7 +236,7 @@ class LatentEncoder(AutoencoderKL):
     """Stable Diffusion's autoencoder without its decoder, which segmentation never needs: its weights are not read."""
 
     config_name = "config.json"
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^post_quant_conv\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^decoder\.", r"^post_quant_conv\."]
 
     @wraps(AutoencoderKL.__init__)  # diffusers reads a configuration's keys off this signature
     def __init__(self, *args, **kwargs):
@@ -567,4 +569,4 @@ if __name__ == "__main__":
         for part, identity in fetch(arguments.name, arguments.captioner, arguments.clip).items():
             print(f"{part}: {identity}")
     except ModelUnavailable as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error

@@ -1,8 +1,8 @@
 """An evaluation on many processes or machines with Ray: a pool of actors, a model set each, one output folder for all.
 
-On one machine Ray is started for the run. On a cluster, start Ray on every node (`ray start --head`, then `ray start
---address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the dataset
-and the models' cache must be at the same paths on all of them, on storage that all see, and every node needs the
+On one machine Ray is started for the run. On a cluster, start Ray on every node (`ray start --head`, then
+`ray start --address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the
+dataset and the models' cache must be at the same paths on all of them, on storage that all see, and every node needs the
 project installed at the same version. A worker that is killed is started anew and its batch done again.
 """
 

@@ -42,7 +42,7 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
 
 
 def iou_of_classes(counts: np.ndarray) -> np.ndarray:
-    """IoU of every class from (classes, classes) counts without void: (classes,) float64, nan where one occurs nowhere."""
+    """IoU of every class from (classes, classes) counts without void: (classes,) float64, nan for absent ones."""
     return iou_of_areas(areas(np.vstack([counts, np.zeros_like(counts[:1])])))
 
 
@@ -221,7 +221,7 @@ def enlarged(clusters: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def matched_miou(clusters: np.ndarray, truth: np.ndarray) -> float:
-    """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, clusters given their majority class.
+    """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, clusters of their majority class.
 
     clusters: (h, w) uint8, enlarged to the truth by nearest neighbour; truth: (H, W) integers, 255 for void.
     """

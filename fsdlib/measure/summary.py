@@ -72,7 +72,7 @@ def dense(cells: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 
 class Totals:
-    """Sums over rows, so that memory does not grow with label maps: a few numbers an image are kept for the intervals."""
+    """Sums over rows, so that memory does not grow with label maps: only a few numbers an image are kept."""
 
     def __init__(self, classes: int, background: bool):
         self.classes, self.background = classes, background

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.scores import miou
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import Vocabulary, plural

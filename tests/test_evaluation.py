@@ -15,7 +15,7 @@ from PIL import Image
 from torchmetrics import JaccardIndex
 
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import EvaluationFailed, configuration, evaluate
 from fsdlib.measure.segmenters import FreeSegDiff, Prediction
 from fsdlib.project import ROOT
@@ -139,7 +139,7 @@ def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper, 
 
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path, contents):
     program = (
-        "import sys; from fsdlib.measure.datasets import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
+        "import sys; from fsdlib.measure.benchmarks import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
         "from fsdlib.recipe import PAPER; from fsdlib.measure.segmenters import FreeSegDiff;"
         f"evaluate(open_dataset('scenes', {str(dataset.root)!r}), FreeSegDiff(ModelSet('mini', 'cpu'), PAPER), {str(tmp_path)!r}, batch_size=2)"
     )

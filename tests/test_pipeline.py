@@ -7,7 +7,7 @@ from PIL import Image
 
 from fsdlib.clusters import KMeans, NormalisedCut, masks
 from fsdlib.features import EncoderLast, UNetFeatures, image_seed
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.names import BlackFrame, Merge, pooled_patches, score, score_vectors
 from fsdlib.pipeline import as_array, perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe

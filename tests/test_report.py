@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fsdlib.measure import report
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.recipe import BEST, PAPER

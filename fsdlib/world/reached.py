@@ -21,7 +21,8 @@ from fsdlib.caption import caption
 from fsdlib.clusters import KMeans, masks
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import Dataset, open_dataset
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.measure.datasets import Dataset
 from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.names import BlackFrame, Crop, View
 from fsdlib.pipeline import segment_batch

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fsdlib.models import Diffusion, load_diffusion, quiet
+from fsdlib.models import Diffusion, quiet
 from fsdlib.project import CLASSES, MINI, TRAINING, write_atomically
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import spoken_classes
@@ -113,7 +113,7 @@ def fit_unet(settings: Settings, folder: Path = TRAINING, models: Path = MINI) -
         return denoising.loss(clean, added, timesteps, captions)
 
     probes = [scene_of_split("train", 10**6 + i, settings.seed) for i in range(settings.unet_probes)]
-    diffusion = replace(load_diffusion(root, settings.device), unet=unet)
+    diffusion = Diffusion(unet, autoencoder, [text_encoder], [tokenizer], denoising.scheduler)
     held_out = data[1][: settings.held_out]  # the whole scenes among them
     return fit(
         "unet",

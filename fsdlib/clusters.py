@@ -1,38 +1,97 @@
-"""Stages 5 and 6, clusters and masks: positions with like features become regions of the picture (RECIPE rows 5, 6)."""
+"""Stages 5 and 6, clusters and masks: positions with like features become regions of the picture."""
+
+from typing import Literal
 
 import numpy as np
 import scipy.linalg
+import sklearn.cluster
 from PIL import Image
-from sklearn.cluster import AgglomerativeClustering, KMeans, SpectralClustering
+from pydantic import Field, PositiveFloat, PositiveInt
 from sklearn.metrics import silhouette_score
 
+from fsdlib.choice import Choice
 
-def cluster(
-    features: np.ndarray, count: int, seed: int, method: str = "kmeans", restarts: int = 10, power: float = 10
-) -> np.ndarray:
-    """Group the positions of (C, h, w) features into `count` clusters: (h, w) uint8, numbered from 0.
 
-    method: "kmeans" (k-means++, Euclidean, the best of `restarts`), "agglomerative" (Ward, which needs no seed) or
-    "spectral" (k-means, with `restarts`, on the eigenvectors of the cosine affinity to a `power`, see `affinity`).
-    Raises ValueError for other methods and where `count` exceeds the number of positions or 256.
+class Clustering(Choice):
+    """How positions with like features are grouped."""
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        """Group the positions of (C, h, w) features: (h, w) uint8, the number of each one's cluster, from 0.
+
+        candidates: how many things are expected in the picture, for ways that use it. Raises ValueError where the
+        features cannot be grouped as asked.
+        """
+        raise NotImplementedError
+
+
+class _Counted(Clustering):
+    """A clustering into a number of clusters that is known beforehand."""
+
+    count: PositiveInt = Field(4, description="K, the number of clusters")
+    plus_candidates: bool = Field(False, description="K is this many more than there are candidate names")
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        count = self.count + (candidates if self.plus_candidates else 0)
+        channels, height, width = features.shape
+        most = min(height * width, 256)  # the numbers of the clusters are uint8
+        if count > most:
+            raise ValueError(f"{height * width} positions cannot make {count} clusters: ask for 1 to {most}")
+        if count == 1:
+            return np.zeros((height, width), np.uint8)
+        labels = self._labels(features, features.reshape(channels, -1).T, count, seed % 2**32)
+        return labels.reshape(height, width).astype(np.uint8)
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        """The cluster of each of (N, C) positions, which are those of the features: (N,)."""
+        raise NotImplementedError
+
+
+class KMeans(_Counted):
+    """K-means: k-means++, Euclidean distances, the best of several starts.
+
+    >>> left, right = np.zeros((3, 4, 2)), np.ones((3, 4, 2))  # 3 channels, a map of 4 x 4 positions
+    >>> KMeans(count=2).group(np.concatenate([left, right], axis=2), seed=0)[0]
+    array([0, 0, 1, 1], dtype=uint8)
     """
-    channels, height, width = features.shape
-    positions = features.reshape(channels, -1).T
-    most = min(len(positions), 256)  # the numbers of the clusters are uint8
-    if not 1 <= count <= most:
-        raise ValueError(f"{len(positions)} positions cannot make {count} clusters: ask for 1 to {most}")
-    if method == "kmeans":
-        labels = KMeans(count, init="k-means++", n_init=restarts, random_state=seed % 2**32).fit_predict(positions)
-    elif method == "agglomerative":
-        labels = AgglomerativeClustering(count).fit_predict(positions) if count > 1 else np.zeros(len(positions))
-    elif method == "spectral":
-        spectral = SpectralClustering(count, affinity="precomputed", n_init=restarts, random_state=seed % 2**32)
-        labels = spectral.fit_predict(affinity(features, power)) if count > 1 else np.zeros(len(positions))
-    else:
-        raise ValueError(
-            f"no clustering into a given number is called {method!r}: choose kmeans, agglomerative or spectral"
-        )
-    return labels.reshape(height, width).astype(np.uint8)
+
+    kind: Literal["kmeans"] = "kmeans"
+    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        settings = dict(init="k-means++", n_init=self.restarts, random_state=seed)
+        return sklearn.cluster.KMeans(count, **settings).fit_predict(positions)
+
+
+class Agglomerative(_Counted):
+    """Ward's agglomerative clustering, which joins the two groups that are least apart until K are left; needs no seed."""
+
+    kind: Literal["agglomerative"] = "agglomerative"
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        return sklearn.cluster.AgglomerativeClustering(count).fit_predict(positions)
+
+
+class Spectral(_Counted):
+    """K-means on the eigenvectors of the positions' graph, whose edges are `affinity`."""
+
+    kind: Literal["spectral"] = "spectral"
+    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
+    power: PositiveFloat = Field(10.0, description="power of the cosine affinity")
+
+    def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
+        settings = dict(affinity="precomputed", n_init=self.restarts, random_state=seed)
+        return sklearn.cluster.SpectralClustering(count, **settings).fit_predict(affinity(features, self.power))
+
+
+class NormalisedCut(Clustering):
+    """The recursive normalised cut, which finds the number of clusters itself (see `normalised_cut`)."""
+
+    kind: Literal["normalised_cut"] = "normalised_cut"
+    threshold: float = Field(0.5, gt=0, lt=1, description="a part is cut while its best cut's value is at most this")
+    power: PositiveFloat = Field(10.0, description="power of the cosine affinity")
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        return normalised_cut(features, self.threshold, self.power)
 
 
 def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
@@ -40,6 +99,10 @@ def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
 
     A high power keeps near neighbours alone (DiffCut, arXiv 2406.02842, has 10). Nothing is below 1e-8, so that the
     graph is connected, without which its second eigenvector is not defined.
+
+    >>> affinity(np.array([[[1.0, 1.0]], [[0.0, 1.0]]]), power=2).round(2)  # 2 channels, 1 x 2 positions at 45 degrees
+    array([[1. , 0.5],
+           [0.5, 1. ]])
     """
     positions = features.reshape(len(features), -1).T.astype(np.float64)
     unit = positions / np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
@@ -52,6 +115,9 @@ def cut_value(affinities: np.ndarray, side: np.ndarray) -> float:
 
     affinities: (N, N), symmetric; side: (N,) bool, neither all nor none. Near 0 for groups that stand apart, 1 where all
     nodes are alike.
+
+    >>> round(cut_value(np.array([[1.0, 0.5], [0.5, 1.0]]), np.array([True, False])), 2)
+    0.67
     """
     severed, degrees = affinities[side][:, ~side].sum(), affinities.sum(axis=1)
     return float(severed / degrees[side].sum() + severed / degrees[~side].sum())
@@ -61,6 +127,11 @@ def bisect(affinities: np.ndarray) -> tuple[np.ndarray, float]:
     """The best of the normalised cuts along the graph's second generalised eigenvector: one side, (N,) bool, and the cut's value.
 
     affinities: (N, N) with N of 2 or more, symmetric, every degree above 0. All N - 1 places to split the eigenvector are tried.
+
+    >>> pairs = np.kron(np.eye(2), np.ones((2, 2))) + 0.01  # two pairs of nodes that hardly know each other
+    >>> side, value = bisect(pairs)
+    >>> int(side.sum()), bool(side[0] == side[1]), round(value, 2)
+    (2, True, 0.02)
     """
     degrees = affinities.sum(axis=1)
     laplacian = np.diag(degrees) - affinities
@@ -83,6 +154,9 @@ def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 
     The number of segments is found, not given: a part is cut while its best cut's value is at most `threshold`, which is
     above 0 and below 1 (recursive normalised cut as in DiffCut, arXiv 2406.02842, section 3). Raises ValueError for other
     thresholds and where more than 256 segments come out.
+
+    >>> normalised_cut(np.array([[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]))  # 2 channels, 1 x 4 positions
+    array([[0, 0, 1, 1]], dtype=uint8)
     """
     if not 0 < threshold < 1:
         raise ValueError(
@@ -111,6 +185,9 @@ def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
     """What k-means makes small: the squared distances of positions to the mean of their cluster, summed.
 
     features: (C, h, w); clusters: (h, w) integers, of any method.
+
+    >>> inertia(np.array([[[0.0, 2.0, 9.0]]]), np.array([[0, 0, 1]]))  # 1 channel, 1 x 3 positions
+    2.0
     """
     positions, labels = features.reshape(len(features), -1).T.astype(np.float64), clusters.ravel()
     return float(
@@ -119,13 +196,21 @@ def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:
-    """How much nearer positions are to their own cluster than to the next, -1 to 1; nan where there is one cluster."""
+    """How much nearer positions are to their own cluster than to the next, -1 to 1; nan where there is one cluster.
+
+    >>> silhouette(np.array([[[0.0, 0.0, 9.0, 9.0]]]), np.array([[0, 0, 1, 1]]))
+    1.0
+    """
     if len(np.unique(clusters)) < 2:
         return float("nan")
     return float(silhouette_score(features.reshape(len(features), -1).T, clusters.ravel()))
 
 
 def masks(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One binary mask a cluster at the image's size, nearest neighbour: (K, height, width) bool, in cluster order."""
+    """One binary mask a cluster at the image's size, nearest neighbour: (K, height, width) bool, in cluster order.
+
+    >>> masks(np.array([[0, 1]], np.uint8), height=2, width=4).astype(int).tolist()
+    [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 1, 1]]]
+    """
     enlarged = np.asarray(Image.fromarray(clusters).resize((width, height), Image.Resampling.NEAREST))
     return enlarged == np.arange(clusters.max() + 1)[:, None, None]

@@ -1,12 +1,11 @@
-"""Figures: every function draws on the axes it is given (or on new ones) and returns them.
+"""Pictures of the method's stages: every function draws on the axes it is given (or on new ones) and returns them.
 
-Seaborn and scikit-image are imported where they are used: the extra `measure` brings them, and the picture with its named
-masks goes without.
+Seaborn and scikit-image are imported where they are used: the extra `measure` brings them, and the picture with its
+named masks goes without.
 """
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,13 +17,9 @@ from sklearn.decomposition import PCA
 
 from fsdlib.vocabulary import palette
 
-if TYPE_CHECKING:
-    import pandas
-
 CLUSTER_COLOURS = np.array(colormaps["tab20"].colors)
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
-PROTOCOL_COLOURS = dict(dataset="#1b6ca8", per_image="#e0a03a")
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
 
 
@@ -63,7 +58,10 @@ def show_overlay(
     legend: bool = True,
     letters: float = 9,
 ):
-    """Draw the labelled regions over the picture, with a legend of the names that occur below it, in letters of so many points."""
+    """Draw the labelled regions over the picture, with a legend of the names that occur below it.
+
+    letters: the size of the legend in points.
+    """
     ax = show_image(overlay(image, labels), ax, title)
     found = [label for label in np.unique(labels) if label not in (0, 255)]
     if legend:
@@ -135,7 +133,7 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
 
 
 def show_result(image: np.ndarray, result, figure=None):
-    """The figure a paper prints: picture, clusters, named masks with a legend, and the caption with its words marked."""
+    """The figure a paper prints: picture, clusters, named masks with a legend, the caption with its words marked."""
     figure = figure or plt.figure(figsize=(9.5, 4.4))
     grid = figure.add_gridspec(
         2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
@@ -193,36 +191,6 @@ def gallery(
     return figure
 
 
-def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
-    """Per-class IoU as sorted horizontal bars; classes that occur nowhere (nan) are left out."""
-    import seaborn as sns
-
-    kept = sorted(
-        ((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)),
-        key=lambda pair: -pair[1],
-    )
-    ax = ax or plt.subplots(figsize=(6, 0.19 * len(kept) + 0.8))[1]
-    sns.barplot(x=[100 * value for _, value in kept], y=[name for name, _ in kept], color=NOUN, ax=ax)
-    ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=title)
-    ax.tick_params(axis="y", labelsize=8)
-    sns.despine(ax=ax)
-    return ax
-
-
-def show_history(history: Sequence[dict], ax=None, title: str = ""):
-    """Training and validation loss against steps, from the rows that `fsdlib.world.training.fit` returns."""
-    import seaborn as sns
-
-    ax = ax or plt.subplots(figsize=(5, 2.6))[1]
-    steps = [row["step"] for row in history]
-    ax.plot(steps, [row["train"] for row in history], color=DROPPED, label="training")
-    ax.plot(steps, [row["validation"] for row in history], color=NOUN, label="held out")
-    ax.set(xlabel="step", ylabel="loss", title=f"{title} ({history[-1]['seconds'] / 60:.0f} min)")
-    ax.legend(frameon=False)
-    sns.despine(ax=ax)
-    return ax
-
-
 def principal_colours(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Features as pictures: the first three principal components over all the arrays as red, green and blue.
 
@@ -236,54 +204,11 @@ def principal_colours(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [(255 * p.reshape(*array.shape[1:], 3)).astype(np.uint8) for p, array in zip(scaled, arrays)]
 
 
-def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str = ""):
-    """A confusion matrix as a heatmap: rows the truth, columns what was said, each row as shares of its sum.
-
-    counts: (N, N) integers; rows without any count stay empty.
-    """
-    import seaborn as sns
-
-    ax = ax or plt.subplots(figsize=(0.19 * len(names) + 2.2, 0.19 * len(names) + 1.4))[1]
-    sums = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
-    labels = dict(xticklabels=names, yticklabels=names)
-    sns.heatmap(
-        shares,
-        vmin=0,
-        vmax=1,
-        cmap="Blues",
-        linewidths=0.2,
-        linecolor="0.9",
-        square=True,
-        cbar_kws=dict(shrink=0.6, label="share of masks"),
-        ax=ax,
-        **labels,
-    )
-    ax.set(xlabel="named", ylabel="is", title=title)
-    ax.tick_params(labelsize=7)
-    return ax
-
-
-def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = "mIoU", highlighted: str = ""):
-    """Named scores as sorted horizontal bars with their values; one of them may stand out."""
-    import seaborn as sns
-
-    ordered = sorted(scores.items(), key=lambda pair: -pair[1])
-    ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
-    bars = ax.barh(
-        [name for name, _ in ordered],
-        [value for _, value in ordered],
-        color=[NOUN if name == highlighted else "0.7" for name, _ in ordered],
-    )
-    ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
-    ax.invert_yaxis()
-    ax.set(xlabel=unit, title=title, xlim=(0, max(value for _, value in ordered) * 1.15))
-    sns.despine(ax=ax)
-    return ax
-
-
 def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax=None, title: str = ""):
-    """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed; masks: (H, W) bool."""
+    """Draw what a mask gained (green) and lost (red), on the picture in grey, darker where the mask stayed.
+
+    masks: (H, W) bool.
+    """
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     drawn = np.where((before & after)[..., None], 0.6 * grey, 0.4 * grey + 150)
     for pixels, colour in ((after & ~before, ADDED), (before & ~after, REMOVED)):
@@ -323,7 +248,10 @@ def show_map(
     scale: bool = True,
     cmap: str = "viridis",
 ):
-    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise; `point`, (row, column), is marked."""
+    """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise.
+
+    `point` (row, column) is marked.
+    """
     ax = ax or plt.subplots()[1]
     drawn = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     if scale:
@@ -338,7 +266,10 @@ def show_map(
 def show_refinement(
     image: np.ndarray, before: np.ndarray, after: np.ndarray, truth: np.ndarray | None = None, figure=None
 ):
-    """A mask before and after refinement and what changed, each with its IoU where the true mask is given; masks: (H, W) bool."""
+    """A mask before and after refinement and what changed, with the IoU where the truth is given.
+
+    masks: (H, W) bool.
+    """
     figure = figure or plt.figure(figsize=(9.5, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     said = [
@@ -354,7 +285,7 @@ def show_refinement(
 def show_stages(
     image: np.ndarray, result, maps: np.ndarray, truth: np.ndarray | None = None, title: str = "", figure=None
 ):
-    """Every stage of one picture in a strip: picture, features, clusters, named masks before and after refinement, the truth where there is one.
+    """Every stage of one picture in a strip: picture, features, clusters, named masks, refined masks, truth if known.
 
     result: from `fsdlib.pipeline.segment`; maps: (C, h, w) features, shown by their principal components;
     truth: (H, W) labels, 255 for void. The caption stands above.
@@ -386,86 +317,11 @@ def show_cells(labels: np.ndarray, ax=None, title: str = "", void: int = 255):
     return ax
 
 
-def show_protocols(table: "pandas.DataFrame", ax=None, title: str = "", unit: str = "mIoU (%)"):
-    """Bars of both protocols side by side, one pair a row; table: columns `dataset` and `per_image`, 0 to 1, the index names the rows."""
-    import seaborn as sns
-
-    ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
-    percent = 100 * table[["dataset", "per_image"]]
-    places = np.arange(len(table))
-    for offset, (protocol, colour) in zip((-0.2, 0.2), PROTOCOL_COLOURS.items()):
-        bars = ax.barh(places + offset, percent[protocol], height=0.38, color=colour, label=protocol)
-        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
-    ax.set_yticks(places, table.index)
-    ax.invert_yaxis()
-    ax.axvline(0, color="0.3", linewidth=0.8)
-    ax.margins(x=0.12)
-    ax.set(xlabel=unit, title=title)
-    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    sns.despine(ax=ax)
-    return ax
-
-
-def show_published(table: "pandas.DataFrame", benchmarks: dict[str, str], figure=None):
-    """Published numbers as dots, one panel a protocol, so that no two protocols share an axis.
-
-    table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
-    """
-    import seaborn as sns
-
-    sizes = table.groupby("protocol").size().sort_values(ascending=False)
-    figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
-    axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
-    for ax, protocol in zip(np.atleast_1d(axes), sizes.index):
-        rows = table[table.protocol == protocol].sort_values(next(iter(benchmarks)), na_position="first")
-        for (column, name), colour, marker in zip(benchmarks.items(), sns.color_palette("deep"), "oDs"):
-            ax.plot(rows[column], rows.system, linestyle="", marker=marker, markersize=6, color=colour, label=name)
-        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", ylim=(-0.7, len(rows) - 0.3))
-        ax.grid(axis="y", color="0.9")
-        ax.tick_params(labelsize=8)
-        sns.despine(ax=ax)
-    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
-    return figure
-
-
-def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title: str = "", unit: str = "mIoU (%)"):
-    """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent."""
-    import seaborn as sns
-
-    ax = ax or plt.subplots(figsize=(5, 0.45 * len(values) + 0.9))[1]
-    for place, (value, low, high) in enumerate(values.values()):
-        ax.plot([100 * low, 100 * high], [place, place], color=NOUN, linewidth=2.5, solid_capstyle="round")
-        ax.plot(100 * value, place, marker="o", markersize=8, color=NOUN)
-    ax.set_yticks(range(len(values)), values)
-    ax.set(xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
-    ax.grid(axis="x", color="0.9")
-    sns.despine(ax=ax)
-    return ax
-
-
-def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
-    """Counts as horizontal bars in the order given, each with its number and its share of all."""
-    import seaborn as sns
-
-    ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
-    bars = ax.barh(
-        list(numbers), list(numbers.values()), color=[NOUN if place == 0 else "0.7" for place in range(len(numbers))]
-    )
-    ax.bar_label(
-        bars,
-        [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()],
-        padding=3,
-        fontsize=8,
-    )
-    ax.invert_yaxis()
-    ax.margins(x=0.18)
-    ax.set(title=title, xlabel=unit)
-    sns.despine(ax=ax)
-    return ax
-
-
 def show_points(points: np.ndarray, colours: np.ndarray, ax=None, title: str = "", centres: np.ndarray | None = None):
-    """Draw (N, 2) points in their colours, (N,) integers of clusters or (N, 3) uint8 RGB; (K, 2) centres as crosses of theirs."""
+    """Draw (N, 2) points in their colours, (N,) integers of clusters or (N, 3) uint8 RGB.
+
+    (K, 2) centres as crosses of theirs.
+    """
     ax = ax or plt.subplots(figsize=(3.4, 3.2))[1]
     ax.scatter(*points.T, s=7, c=_as_colours(colours), linewidths=0)
     if centres is not None:
@@ -482,7 +338,7 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
 
 
 def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
-    """Draw the picture tinted by its clusters, (h, w) uint8, which are enlarged to it by nearest neighbour, with their borders."""
+    """Draw the picture tinted by its clusters, (h, w) uint8, enlarged by nearest neighbour, with their borders."""
     from skimage.segmentation import mark_boundaries
 
     enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
@@ -501,7 +357,10 @@ def show_score_matrix(
     unit: str = "probability",
     decimals: int = 2,
 ):
-    """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name; the best of each row is in bold."""
+    """Scores as an annotated heatmap, (rows, columns): one row a mask, one column a name.
+
+    The best of each row is in bold.
+    """
     import seaborn as sns
 
     ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
@@ -536,8 +395,8 @@ def picture_grid(
 ):
     """Rows of pictures, (H, W, 3) uint8, and maps, (h, w) float, with titles at the left and above; returns the figure.
 
-    columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own greatest value, or all from `limits`, with a colour bar that carries
-    the `unit`. Rows may be of different lengths.
+    columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own
+    greatest value, or all from `limits`, with a colour bar that carries the `unit`. Rows may be of different lengths.
     """
     width = max(map(len, cells))
     figure = figure or plt.figure(
@@ -577,7 +436,10 @@ def caption_strip(
     titles: Sequence[str] = (),
     figure=None,
 ):
-    """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`; returns the figure."""
+    """Pictures in rows, each with its caption below it, nouns and adjectives marked as in `show_caption`.
+
+    Returns the figure.
+    """
     letters = 27  # that a picture is wide
     columns = min(columns, len(images))
     rows, lines = -(-len(images) // columns), max(len(textwrap.wrap(sentence, letters)) for sentence in sentences)
@@ -622,11 +484,9 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
 def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
     """A UNet as a drawing: one bar a layer in the order a picture passes them, one row a resolution, coloured by kind.
 
-    layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels; the
-    dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
+    layers: from `fsdlib.features.anatomy`; taps: from `find_taps`, starred. In the bars stands the number of channels;
+    the dashed lines are the skip connections, which carry every encoder row's maps over to the decoder.
     """
-    import seaborn as sns
-
     grids = sorted({layer.grid for layer in layers}, reverse=True)
     ax = ax or plt.subplots(figsize=(max(8.5, 0.26 * len(layers)), 0.8 * len(grids) + 1.6), layout="constrained")[1]
     colours = dict(
@@ -690,7 +550,7 @@ def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
         handlelength=1,
         columnspacing=1.2,
     )
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
     return ax
 
 

@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
+from typing import ClassVar
 
 import diffusers
-import httpx
 import huggingface_hub
 import numpy as np
 import open_clip
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -154,7 +154,10 @@ MODEL_SETS = {
 
 
 def sources(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, Source]:
-    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}; raises ValueError for unknown names."""
+    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}.
+
+    Raises ValueError for unknown names.
+    """
     if name not in MODEL_SETS:
         raise ValueError(f"no model set is called {name!r}: choose one of {', '.join(MODEL_SETS)}")
     chosen = zip(
@@ -186,7 +189,9 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     for only_cached in (True, False) if download else (True,):
         try:
             folder = Path(huggingface_hub.snapshot_download(source.repository, **asked, local_files_only=only_cached))
-        except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        # the base of its HTTP library's errors, as the hub's client has it; the hub's own are of it or of OSError;
+        # RuntimeError comes from its second way of fetching, Xet
+        except (HTTPError, OSError, RuntimeError) as error:
             if not only_cached:
                 problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
             continue
@@ -231,7 +236,7 @@ class LatentEncoder(AutoencoderKL):
     """Stable Diffusion's autoencoder without its decoder, which segmentation never needs: its weights are not read."""
 
     config_name = "config.json"
-    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^post_quant_conv\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^decoder\.", r"^post_quant_conv\."]
 
     @wraps(AutoencoderKL.__init__)  # diffusers reads a configuration's keys off this signature
     def __init__(self, *args, **kwargs):
@@ -271,7 +276,7 @@ class Diffusion:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Hidden states of the first text encoder, every position, padding included: (len(texts), positions, channels) float32."""
+        """Hidden states of the first text encoder, padding included: (len(texts), positions, channels) float32."""
         self._remember(texts)
         return torch.stack([self._encoded[text][0] for text in texts]).float().cpu().numpy()
 
@@ -313,7 +318,7 @@ class Diffusion:
 
 @dataclass
 class Clip:
-    """An open_clip CLIP with its image preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
+    """An open_clip CLIP with its preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
 
     model: torch.nn.Module
     preprocess: object
@@ -344,11 +349,12 @@ class Clip:
 
     @torch.no_grad()
     def encode_patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """What the image tower holds of every patch, in the space of texts: (len(images), h, w, D) float32, not of unit length.
+        """What the image tower holds of every patch, in the space of texts: (N, h, w, D) float32, not of unit length.
 
-        images: (H, W, 3) uint8 of any sizes, squashed to the tower's square, since a centre crop would leave patches without
-        a place in the picture. Vision transformers give their last tokens after the last normalisation, convolutional
-        towers (timm's) their last map, both through the projection that the pooled vector takes. Raises ValueError for other towers.
+        images: (H, W, 3) uint8 of any sizes, squashed to the tower's square, since a centre crop would leave patches
+        without a place in the picture. Vision transformers give their last tokens after the last normalisation,
+        convolutional towers (timm's) their last map, both through the projection that the pooled vector takes. Raises
+        ValueError for other towers.
         """
         visual = self.model.visual
         means = dict(
@@ -444,7 +450,7 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
 
 
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
-    """The whole autoencoder of a model set, decoder too, in float32: for looking at latents, which segmentation never needs."""
+    """The whole autoencoder of a model set, with its decoder, in float32: to look at latents."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
     with quiet():
         whole = AutoencoderKL.from_pretrained(
@@ -469,7 +475,7 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
 
 @dataclass(frozen=True)
 class ModelSet:
-    """WHICH weights, on which device, in which precision: what `load_models` is asked, which another process can be asked too."""
+    """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked."""
 
     name: str = "mini"
     device: str | None = None
@@ -563,4 +569,4 @@ if __name__ == "__main__":
         for part, identity in fetch(arguments.name, arguments.captioner, arguments.clip).items():
             print(f"{part}: {identity}")
     except ModelUnavailable as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error

@@ -1,33 +1,105 @@
-"""Stages 7 and 8, name and assign: CLIP scores every mask against every name; scores become one name a mask (RECIPE rows 7, 8)."""
+"""Stages 7 and 8, name and assign: CLIP scores every mask against every name; scores become one name a mask."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, NonNegativeFloat, field_validator
+from scipy.special import softmax
 
+from fsdlib.choice import Choice, Several
 from fsdlib.models import Clip
 from fsdlib.vocabulary import Vocabulary
 
 
-def views(image: np.ndarray, masks: np.ndarray, view: str = "black_frame") -> list[np.ndarray]:
-    """What CLIP is shown of each mask, (H, W, 3) uint8: the image, black outside the mask; with "crop", cut to the mask's box.
+class View(Choice):
+    """What CLIP is shown of a mask, and the texts it compares that with."""
 
-    image: (H, W, 3) uint8; masks: (K, H, W) bool. An empty mask shows a black frame.
+    templates: Several[str] = Field(("{}",), description="templates for CLIP's texts, averaged")
+
+    @field_validator("templates")
+    @classmethod
+    def _with_a_place(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        if not templates or any("{}" not in template for template in templates):
+            raise ValueError(f"the templates are {templates}: give at least one, each with a {{}} where the name goes")
+        return templates
+
+    def score(self, image: np.ndarray, masks: np.ndarray, names: Sequence[str], clip: Clip) -> np.ndarray:
+        """The probability of each name for each mask, softmax over all names: (K, len(names)) float32.
+
+        image: (H, W, 3) uint8; masks: (K, H, W) bool. Without names there is nothing to choose from: (K, 0).
+        """
+        if not names:
+            return np.zeros((len(masks), 0), np.float32)
+        return score_vectors(self.vectors(image, masks, clip), names, clip, self.templates)
+
+    def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
+        """What CLIP makes of each mask: (K, D) float32, of unit length."""
+        raise NotImplementedError
+
+
+class _Pictured(View):
+    """A view that shows CLIP one picture a mask."""
+
+    def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
+        return clip.encode_images(self.pictures(image, masks))
+
+    def pictures(self, image: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+        """What CLIP is shown, (H, W, 3) uint8 each."""
+        raise NotImplementedError
+
+
+class BlackFrame(_Pictured):
+    """The whole picture, black outside the mask.
+
+    >>> picture, masks = np.full((2, 3, 3), 200, np.uint8), np.array([[[True, False, False], [False, False, False]]])
+    >>> BlackFrame().pictures(picture, masks)[0][..., 0]
+    array([[200,   0,   0],
+           [  0,   0,   0]], dtype=uint8)
     """
-    if view not in ("black_frame", "crop"):
-        raise ValueError(f"no view is called {view!r}: choose black_frame or crop, or dense where masks are scored")
-    shown = []
-    for mask in masks:
-        frame = image * mask[..., None]
-        if view == "crop" and mask.any():
-            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            frame = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        shown.append(frame)
-    return shown
+
+    kind: Literal["black_frame"] = "black_frame"
+
+    def pictures(self, image: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+        return [image * mask[..., None] for mask in masks]
+
+
+class Crop(_Pictured):
+    """The black frame cut to the mask's box, in which a small object is large; of an empty mask the black frame.
+
+    >>> picture, masks = np.full((2, 3, 3), 200, np.uint8), np.array([[[True, True, False], [False, False, False]]])
+    >>> Crop().pictures(picture, masks)[0].shape
+    (1, 2, 3)
+    """
+
+    kind: Literal["crop"] = "crop"
+
+    def pictures(self, image: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+        shown = []
+        for frame, mask in zip(BlackFrame().pictures(image, masks), masks):
+            if mask.any():
+                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+                frame = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            shown.append(frame)
+        return shown
+
+
+class Dense(View):
+    """The whole picture once, its patches pooled under each mask (see `pooled_patches`); needs an image tower that has them."""
+
+    kind: Literal["dense"] = "dense"
+
+    def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
+        return pooled_patches(clip.encode_patches([image])[0], masks)
 
 
 def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
-    """One unit vector a name, the mean over templates: (len(names), D) float32."""
+    """One unit vector a name, the mean over templates: (len(names), D) float32.
+
+    >>> encode_names(["cat", "dog"], models.clip, ("{}", "a photo of a {}")).shape
+    (2, 128)
+    """
     vectors = np.mean([clip.encode_text([template.format(name) for name in names]) for template in templates], axis=0)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -35,26 +107,12 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
 def score(
     pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
 ) -> np.ndarray:
-    """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32."""
-    return score_vectors(clip.encode_images(pictures), names, clip, templates)
+    """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32.
 
-
-def score_masks(
-    image: np.ndarray,
-    masks: np.ndarray,
-    names: Sequence[str],
-    clip: Clip,
-    view: str = "black_frame",
-    templates: Sequence[str] = ("{}",),
-) -> np.ndarray:
-    """The probability of each name for each mask, softmax over all names: (K, len(names)) float32.
-
-    view: "black_frame" and "crop" show CLIP one picture a mask (see `views`); "dense" shows it the whole picture once and
-    pools its patches under each mask (see `pooled_patches`), which needs an image tower that has them.
+    >>> score([picture], ["dog", "cat", "bus"], models.clip).shape
+    (1, 3)
     """
-    if view == "dense":
-        return score_vectors(pooled_patches(clip.encode_patches([image])[0], masks), names, clip, templates)
-    return score(views(image, masks, view), names, clip, templates)
+    return score_vectors(clip.encode_images(pictures), names, clip, templates)
 
 
 def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -62,6 +120,11 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     patches: (h, w, D), of one picture, as `Clip.encode_patches` returns them; masks: (K, H, W) bool. A patch counts as
     much as the share of it that the mask covers.
+
+    >>> patches = np.array([[[1.0, 0.0], [0.0, 1.0]]])  # 1 x 2 patches, 2 dimensions
+    >>> left = np.array([[[True, True, False, False]]])  # one mask of a 1 x 4 picture
+    >>> pooled_patches(patches, left)
+    array([[1., 0.]], dtype=float32)
     """
     height, width, _ = patches.shape
     covered = [
@@ -75,17 +138,25 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def score_vectors(
     vectors: np.ndarray, names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
 ) -> np.ndarray:
-    """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32."""
+    """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32.
+
+    >>> vectors = models.clip.encode_text(["dog", "bus"])
+    >>> score_vectors(vectors, ["bus", "dog"], models.clip).argmax(axis=1)
+    array([1, 0])
+    """
     logits = clip.temperature * vectors @ encode_names(names, clip, templates).T
-    logits = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (logits / logits.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softmax(logits, axis=1).astype(np.float32)
 
 
 def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) -> np.ndarray:
-    """The name of each mask, (K,) int, an index into the names or -1 for background (row 8).
+    """The name of each mask, (K,) int, an index into the names or -1 for background.
 
     scores: (K, names); eligible: the indices that may be given. Other names' scores count as 0; each name keeps only its
     single best mask; each mask takes the best name left to it; a mask with none is background.
+
+    >>> scores = np.array([[0.6, 0.4], [0.7, 0.3]])  # both masks like the first name best
+    >>> assign_one_cluster_per_class(scores, eligible=[0, 1])
+    array([1, 0])
     """
     allowed = np.zeros_like(scores)
     allowed[:, list(eligible)] = scores[:, list(eligible)]
@@ -102,6 +173,10 @@ def assign_best(
 
     Each mask takes its best name among `eligible` and `background`; it is background where that is one of `background`
     or where the best eligible probability is below `threshold`.
+
+    >>> scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.7]])
+    >>> assign_best(scores, eligible=[0, 1], background=[2])
+    array([ 0, -1])
     """
     eligible, contenders = list(eligible), list(eligible) + list(background)
     if not eligible:
@@ -111,6 +186,62 @@ def assign_best(
     return np.where(named, winner, -1)
 
 
+class Assignment(Choice):
+    """How scores become one name a mask, and which masks are then regions of their own."""
+
+    background_names: Several[str] = Field((), description="names that stand for background")
+    threshold: NonNegativeFloat = Field(
+        0.0, le=1, description="a mask whose best probability is below this is background"
+    )
+
+    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+        """The name of each mask, (K,) int, an index into the names or -1 for background.
+
+        scores: (K, names); eligible, background: the indices of names that may be given, and that stand for background.
+        """
+        raise NotImplementedError
+
+    def regions(self, masks: np.ndarray, assigned: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """What is refined and painted, (regions, H, W) bool in the order of painting, and the name of each, an index."""
+        raise NotImplementedError
+
+
+class OneClusterPerClass(Assignment):
+    """Each name keeps its single best mask (see `assign_one_cluster_per_class`); each mask is a region."""
+
+    kind: Literal["one_cluster_per_class"] = "one_cluster_per_class"
+
+    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+        if not eligible:
+            return np.full(len(scores), -1)
+        assigned = assign_one_cluster_per_class(scores, eligible)
+        return np.where(scores[np.arange(len(scores)), np.maximum(assigned, 0)] >= self.threshold, assigned, -1)
+
+    def regions(self, masks: np.ndarray, assigned: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        named = [k for k, name in enumerate(assigned) if name >= 0]
+        return masks[named], [int(assigned[k]) for k in named]
+
+
+class Merge(Assignment):
+    """Every mask takes its best name (see `assign_best`); masks of one name are joined.
+
+    >>> masks = np.eye(3, dtype=bool)[:, None]  # three masks of one pixel each, of a picture of 1 x 3
+    >>> regions, names = Merge().regions(masks, np.array([1, -1, 1]))
+    >>> regions.astype(int).tolist(), names
+    ([[[1, 0, 1]]], [1])
+    """
+
+    kind: Literal["merge"] = "merge"
+
+    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+        return assign_best(scores, eligible, background, self.threshold)
+
+    def regions(self, masks: np.ndarray, assigned: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        names = sorted({int(name) for name in assigned if name >= 0})
+        unions = [masks[assigned == name].any(axis=0) for name in names]
+        return (np.stack(unions) if unions else masks[:0]), names
+
+
 def nearest_classes(
     names: Sequence[str], vocabulary: Vocabulary, clip: Clip, background_names: Sequence[str] = ()
 ) -> dict[str, tuple[int, float]]:
@@ -118,6 +249,10 @@ def nearest_classes(
 
     A class is as near as the nearest way to say it (its name and synonyms). Where the vocabulary has a background, label
     0 may be meant too, by its own name and by `background_names` that are no class's.
+
+    >>> nearest = nearest_classes(["kitten"], Vocabulary.of(["dog", "cat"]), models.clip)
+    >>> sorted(nearest)
+    ['kitten']
     """
     forms = [(form, label) for label, synonyms in enumerate(vocabulary.synonyms) if label for form in synonyms]
     if vocabulary.background:

@@ -4,17 +4,20 @@ Closed vocabulary only: the truth knows classes, not words.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fsdlib import clusters as clustering
 from fsdlib import pipeline, refinement, words
-from fsdlib.features import stack
+from fsdlib.features import image_seed
 from fsdlib.models import Models
 from fsdlib.pipeline import Result
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import VOID, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas
 
 STAGES = ("caption", "masks", "names", "refinement")
 # Nothing mended, each stage alone, then one after the other in the pipeline's order.
@@ -43,52 +46,53 @@ def segment_with(
     image: (H, W, 3) uint8; truth: (H, W) labels, 255 for void. known: a dict for what was computed before for this picture,
     models, recipe and seed; calls that are given the same one compute each thing once ("perception" may be put in from
     `fsdlib.pipeline.perceive`). Raises ValueError for other stages and for an open vocabulary.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> truth, classes = np.zeros(picture.shape[:2], np.uint8), Vocabulary.of(["dog", "pizza"])
+    >>> truth[50:150, 50:150] = 1
+    >>> np.unique(segment_with(picture, truth, models, PAPER, classes, perfect=STAGES))
+    array([0, 1], dtype=uint8)
     """
     unknown = [stage for stage in perfect if stage not in STAGES]
     if unknown:
         raise ValueError(f"no stage is called {unknown[0]!r}: choose from {', '.join(STAGES)}")
-    if recipe.vocabulary_mode != "closed":
+    if not isinstance(recipe.vocabulary, words.Closed):
         raise ValueError(
-            f"recipe {recipe.name!r} gives free names, which a truth of classes cannot judge: use vocabulary_mode='closed'"
+            f"recipe {recipe.name!r} has the vocabulary mode {recipe.vocabulary.kind!r}: the oracles know what 'closed' "
+            "leaves to the caption, so take that"
         )
     known = {} if known is None else known
     perception = _once(known, "perception", lambda: pipeline.perceive([image], models, recipe, seed)[0])
     found = words.words(perception.caption)
-    if "caption" in perfect:
-        present = np.setdiff1d(truth, (0, VOID)).tolist()
-    else:
-        present = words.present(pipeline.closed_candidates(found, models, recipe, vocabulary))
-    choice = pipeline.choices(found, present, recipe, vocabulary)
+    mode = words.Oracle(class_prompt=recipe.vocabulary.class_prompt) if "caption" in perfect else recipe.vocabulary
+    present = np.setdiff1d(truth, (0, VOID)).tolist()
+    choices = mode.choices(found, vocabulary, models.diffusion, recipe.assignment.background_names, present)
 
     if "masks" in perfect:
         masks, source = true_masks(truth), "truth"
     else:
-        stacked = _once(known, "features", lambda: stack(perception.maps, recipe.feature_grid, recipe.normalise))
-        source = len(choice.eligible)  # all that the clusters depend on, beside the picture
-        masks = clustering.masks(
-            _once(known, ("clusters", source), lambda: pipeline.grouped(stacked, image, source, recipe, seed)),
-            *truth.shape,
-        )
+        features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
+        source = choices.expected  # all that the clusters depend on, beside the picture
+        own_seed = image_seed(image, "clusters", seed)
+        clusters = _once(known, ("clusters", source), lambda: recipe.clusters.group(features, own_seed, source))
+        masks = clustering.masks(clusters, *truth.shape)
 
     if "names" in perfect:
         assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
-        assigned = pipeline.assign(
-            _once(known, ("scores", source), lambda: pipeline.scored(image, masks, choice, models, recipe)),
-            choice,
-            recipe,
-        )
+        scores = _once(known, ("scores", source), lambda: recipe.view.score(image, masks, choices.texts, models.clip))
+        assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
 
-    regions, labels = pipeline.named_regions(masks, assigned, choice, recipe)
+    regions, texts = recipe.assignment.regions(masks, assigned)
+    labels = [choices.label(text) for text in texts]
     mended = [
         "refinement" in perfect and _mostly_within(region, truth == label) for region, label in zip(regions, labels)
     ]
-    final = [
-        truth == label
-        if true
-        else _once(known, ("refined", region.tobytes()), lambda: pipeline.refined(image, region[None], recipe)[0])
-        for region, label, true in zip(regions, labels, mended)
-    ]
+
+    def refined(region: np.ndarray) -> np.ndarray:
+        return _once(known, ("refined", region.tobytes()), lambda: recipe.refinement.refine(image, region[None])[0])
+
+    final = [truth == label if true else refined(region) for region, label, true in zip(regions, labels, mended)]
     order = sorted(range(len(final)), key=lambda i: not mended[i])
     return refinement.paint(
         np.array([final[i] for i in order], bool).reshape(-1, *truth.shape), [labels[i] for i in order]
@@ -103,19 +107,30 @@ def _once(known: dict, key, compute):
 
 
 def true_masks(truth: np.ndarray) -> np.ndarray:
-    """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one."""
+    """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one.
+
+    >>> true_masks(np.array([[0, 3, 255]])).astype(int).tolist()
+    [[[1, 0, 1]], [[0, 1, 0]]]
+    """
     filled = np.where(truth == VOID, 0, truth)
     return filled == np.unique(filled)[:, None, None]
 
 
-def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
+def diagnose(result: Result, truth: np.ndarray) -> "pandas.DataFrame":
     """Where each true class of a picture was lost, one row a class: IoU after each stage, and the first stage that lost it.
 
     in_caption: whether the class was a candidate. best_clusters: the IoU of the union of clusters that fits it best.
     named: the IoU of what carries its name before refinement. final: the IoU of what is painted. lost_at: "" where
     `final` is above 0.5, else the first of "caption" (no candidate), "clusters" (best_clusters at most 0.5), "names"
     (named at most 0.5) and "refinement". The void counts for nothing. truth: (H, W) labels, 255 for void.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> result = pipeline.segment(picture, models, PAPER, ["dog", "pizza"])
+    >>> list(diagnose(result, np.ones(picture.shape[:2], np.uint8)).name)
+    ['dog']
     """
+    import pandas  # comes with the extra `measure`
+
     known = truth != VOID
     candidates = {candidate.label for candidate in result.candidates if candidate.kept}
     rows = []
@@ -137,13 +152,17 @@ def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
         rows.append(
             row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here))
         )
-    return pd.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
+    return pandas.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
 
 
 def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> float:
     """The highest IoU that a union of masks, (K, H, W) bool and disjoint, can have with the target, (H, W) bool.
 
     Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU rises.
+
+    >>> masks = np.array([[[True, True, False, False]], [[False, False, True, False]], [[False, False, False, True]]])
+    >>> best_union(masks, np.array([[True, True, True, False]]))
+    1.0
     """
     known = np.ones_like(target) if known is None else known
     inside, outside = (masks & target & known).sum(axis=(1, 2)), (masks & ~target & known).sum(axis=(1, 2))

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fsdlib import caption as captioning
 from fsdlib import clusters as clustering
-from fsdlib import names as naming
 from fsdlib import refinement, words
-from fsdlib.features import Tap, features, find_taps, image_seed, latents, stack
+from fsdlib.features import image_seed
 from fsdlib.models import Models
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import Vocabulary, palette
+
+Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,38 +104,44 @@ class Result:
 
 
 def segment(
-    image: np.ndarray,
+    picture: Picture,
     models: Models,
     recipe: Recipe,
     vocabulary: Vocabulary | Sequence[str] | None = None,
     seed: int = 0,
     present: Sequence[int] | None = None,
 ) -> Result:
-    """Segment one picture, (H, W, 3) uint8 RGB.
+    """Segment one picture: a path, a PIL image, or RGB as a (H, W, 3) array of uint8.
 
     vocabulary: the classes to choose from (a list of names will do); None leaves the names to the caption. present: the
-    labels truly there, which a recipe with vocabulary_mode "oracle" asks for. Raises ValueError where the image is not
-    of that form, or the recipe's vocabulary mode lacks what it needs.
+    labels truly there, which the vocabulary mode "oracle" asks for. Raises ValueError where the picture is none of those
+    forms, or the recipe's vocabulary mode lacks what it needs.
+
+    >>> from fsdlib import get_recipe, load_models
+    >>> result = segment(np.full((40, 60, 3), 128, np.uint8), load_models("mini"), get_recipe("paper"), ["cat", "dog"])
+    >>> result.labels.shape, result.labels.dtype, result.names
+    ((40, 60), dtype('uint8'), ('background', 'cat', 'dog'))
     """
-    return segment_batch([image], models, recipe, vocabulary, seed, None if present is None else [present])[0]
+    return segment_batch([picture], models, recipe, vocabulary, seed, None if present is None else [present])[0]
 
 
 def segment_batch(
-    images: Sequence[np.ndarray],
+    pictures: Sequence[Picture],
     models: Models,
     recipe: Recipe,
     vocabulary: Vocabulary | Sequence[str] | None = None,
     seed: int = 0,
     present: Sequence[Sequence[int]] | None = None,
 ) -> list[Result]:
-    """Segment several pictures of any sizes; captions and features run as one batch, and each result is as if it ran alone.
+    """Segment several pictures of any sizes; captions and features run as one batch, each result is as if it ran alone.
 
-    present: for each picture the labels truly there, for vocabulary_mode "oracle" alone.
+    present: for each picture the labels truly there, for the vocabulary mode "oracle" alone.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> [result.labels.shape for result in segment_batch([picture, picture[:90]], models, PAPER, ["dog", "pizza"])]
+    [(192, 192), (90, 192)]
     """
-    for number, image in enumerate(images):
-        if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-            what = f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise ValueError(f"image {number} of the batch is {what}: pass RGB as a (height, width, 3) array of uint8")
+    images = [as_array(picture) for picture in pictures]
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
     present = [None] * len(images) if present is None else present
@@ -145,12 +151,44 @@ def segment_batch(
     ]
 
 
+def as_array(picture: Picture) -> np.ndarray:
+    """A picture as RGB, (H, W, 3) uint8: of a file, turned upright as EXIF says, of a PIL image, or an array as it is.
+
+    Raises FileNotFoundError for a path where nothing is, and ValueError for a file that is no picture and for an array of
+    another form.
+
+    >>> as_array(Image.new("L", (4, 2), 128)).shape
+    (2, 4, 3)
+    """
+    if isinstance(picture, (str, Path)):
+        try:
+            with Image.open(picture) as opened:
+                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"there is no file {str(picture)!r}: give the path of a picture") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow raises SyntaxError for broken PNGs
+            reason = "" if str(picture) in str(error) else f" ({error})"
+            raise ValueError(f"{str(picture)!r} is no picture that can be read{reason}: save it anew") from error
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture.convert("RGB"))
+    if not isinstance(picture, np.ndarray):
+        raise ValueError(
+            f"a picture is a path, a PIL image or an array, not {type(picture).__name__}: pass one of these"
+        )
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise ValueError(
+            f"a picture is {picture.dtype} of shape {picture.shape}: pass RGB as a (height, width, 3) array of uint8"
+        )
+    return picture
+
+
 @dataclass(frozen=True)
 class Perception:
-    """What the large models make of a picture before anything is decided: its caption, and its features, one (C, grid, grid) array a tap."""
+    """What the large models make of a picture before anything is decided: its caption, and its features, one (C, h, w) array a place that is read."""
 
     caption: str
-    taps: tuple[Tap, ...]
+    taps: tuple[str, ...]
     maps: tuple[np.ndarray, ...]
     seconds: dict[str, float] = field(
         default_factory=dict, compare=False
@@ -170,25 +208,21 @@ class Stopwatch:
 
 
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
-    """Caption several pictures and read their features, as one batch."""
+    """Caption several pictures, (H, W, 3) uint8, and read their features, as one batch.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> perception = perceive([picture], models, PAPER)[0]
+    >>> len(perception.maps) == len(perception.taps), perception.maps[0].shape[1:]
+    (True, (16, 16))
+    """
     watch = Stopwatch()
-    captions = captioning.caption(
-        images,
-        models.captioner,
-        recipe.caption_prompt,
-        recipe.caption_beams,
-        recipe.caption_min_tokens,
-        recipe.caption_max_tokens,
-    )
+    captions = recipe.caption.caption(images, models.captioner)
     watch.lap("caption")
-    taps = find_taps(models.diffusion, recipe.taps, recipe.tap_blocks, recipe.tap_grid)
-    latent = latents(images, models.diffusion, seed)
-    noise_seeds = [image_seed(image, "noise", seed) for image in images]
-    maps = features(latent, models.diffusion, taps, noise_seeds, recipe.timestep, recipe.prompt, recipe.noise_samples)
+    places, maps = recipe.features.read(images, models, seed)
     watch.lap("features")
     share = {stage: seconds / len(images) for stage, seconds in watch.seconds.items()}
     return [
-        Perception(sentence, tuple(taps), tuple(array[i] for array in maps), share)
+        Perception(sentence, tuple(places), tuple(array[i] for array in maps), share)
         for i, sentence in enumerate(captions)
     ]
 
@@ -202,171 +236,52 @@ def segment_perceived(
     seed: int = 0,
     present: Sequence[int] | None = None,
 ) -> Result:
-    """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`."""
+    """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> perception, classes = perceive([picture], models, PAPER)[0], Vocabulary.of(["dog", "pizza"])
+    >>> segment_perceived(picture, perception, models, PAPER, classes).clusters.shape
+    (32, 32)
+    """
     watch = Stopwatch()
     found = words.words(perception.caption)
-    chosen = closed_candidates(found, models, recipe, vocabulary)
-    spoken = words.present(chosen)
-    choice = choices(found, allowed(spoken, recipe, vocabulary, present), recipe, vocabulary)
+    names = recipe.assignment.background_names
+    choices = recipe.vocabulary.choices(found, vocabulary, models.diffusion, names, present)
     watch.lap("words")
-    stacked = stack(perception.maps, recipe.feature_grid, recipe.normalise)
-    # a whole class list says nothing about how much is to be told apart in this picture, its caption does
-    expected = len(spoken) if recipe.vocabulary_mode == "given" else len(choice.eligible)
-    clusters = grouped(stacked, image, expected, recipe, seed)
-    silhouette = clustering.silhouette(stacked, clusters)
+
+    features = recipe.features.stacked(perception.maps)
+    clusters = recipe.clusters.group(features, image_seed(image, "clusters", seed), choices.expected)
     masks = clustering.masks(clusters, *image.shape[:2])
+    silhouette = clustering.silhouette(features, clusters)
     watch.lap("clusters")
-    scores = scored(image, masks, choice, models, recipe)
-    assigned = assign(scores, choice, recipe)
+
+    scores = recipe.view.score(image, masks, choices.texts, models.clip)
+    assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
     watch.lap("names")
-    regions, labels = named_regions(masks, assigned, choice, recipe)
-    painted = refinement.paint(refined(image, regions, recipe), labels)
-    if (
-        vocabulary is not None and not vocabulary.background
-    ):  # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
+
+    regions, texts = recipe.assignment.regions(masks, assigned)
+    labels = [choices.label(text) for text in texts]
+    painted = refinement.paint(recipe.refinement.refine(image, regions), labels)
+    if vocabulary is not None and not vocabulary.background:
+        # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
         painted = np.where(painted == 0, refinement.paint(regions, labels), painted)
     watch.lap("refinement")
+
     return Result(
         labels=painted,
-        names=choice.names,
+        names=choices.names,
         caption=perception.caption,
         words=tuple(found),
-        candidates=tuple(chosen),
+        candidates=choices.candidates,
         clusters=clusters,
         silhouette=silhouette,
         masks=masks,
-        texts=choice.texts,
+        texts=choices.texts,
         scores=scores,
         assigned=assigned,
-        taps=tuple(map(str, perception.taps)),
+        taps=perception.taps,
         seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")},
         recipe=recipe,
         models=models.identity,
         seconds=perception.seconds | watch.seconds,
     )
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What CLIP chooses among: texts, the indices of those that may be given and of those that stand for background, and the names by label."""
-
-    texts: tuple[str, ...]
-    eligible: tuple[int, ...]
-    background: tuple[int, ...]
-    names: tuple[str, ...]
-
-
-def closed_candidates(
-    found: Sequence[words.Word], models: Models, recipe: Recipe, vocabulary: Vocabulary | None
-) -> list[words.Candidate]:
-    """The classes a caption's words speak of (row 2a); none where the names are the words themselves."""
-    if vocabulary is None or recipe.vocabulary_mode == "open":
-        return []
-    return words.candidates(found, vocabulary, models.diffusion, recipe.class_prompt)
-
-
-def allowed(
-    spoken: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None, present: Sequence[int] | None = None
-) -> Sequence[int]:
-    """The labels that the recipe's vocabulary mode lets a mask have: those the caption speaks of, the whole list, or those truly present.
-
-    Raises ValueError where the mode needs a class list or the classes present, and none is given.
-    """
-    if recipe.vocabulary_mode in ("given", "oracle") and vocabulary is None:
-        raise ValueError(
-            f"vocabulary_mode {recipe.vocabulary_mode!r} chooses from a class list: pass a vocabulary, or take vocabulary_mode='open'"
-        )
-    if recipe.vocabulary_mode == "oracle":
-        if present is None:
-            raise ValueError(
-                "vocabulary_mode 'oracle' needs the labels truly present: pass present, or take another mode where the truth is not known"
-            )
-        return sorted(set(present))
-    return range(1, len(vocabulary)) if recipe.vocabulary_mode == "given" else spoken
-
-
-def choices(
-    found: Sequence[words.Word], present: Sequence[int], recipe: Recipe, vocabulary: Vocabulary | None
-) -> Choices:
-    """What CLIP chooses among.
-
-    Open, or without a class list: the caption's words are eligible; the classes, where given, stand beside them in the
-    softmax (row 2b). Else the texts are the class list, and the classes with a label in `present` are eligible. The
-    recipe's names for the background stand beside either, unless the class list says that there is none.
-    """
-    classes = list(vocabulary.names[1:]) if vocabulary is not None else []
-    if vocabulary is not None and recipe.vocabulary_mode != "open":
-        eligible, names = [label - 1 for label in present], vocabulary.names
-        texts = classes
-    else:
-        own = [name for name in words.open_names(found) if name != "background"]  # which is label 0 already
-        texts = classes + [name for name in own if name not in classes]
-        eligible, names = [texts.index(name) for name in own], ("background", *own)
-    own_texts = len(texts)
-    of_background = recipe.background_names if vocabulary is None or vocabulary.background else ()
-    texts = texts + [name for name in of_background if name not in texts]
-    taken = {texts[i] for i in eligible}
-    background = [i for i, text in enumerate(texts) if i >= own_texts or (text in of_background and text not in taken)]
-    return Choices(tuple(texts), tuple(eligible), tuple(background), names)
-
-
-def grouped(stacked: np.ndarray, image: np.ndarray, candidates: int, recipe: Recipe, seed: int) -> np.ndarray:
-    """Clusters of (C, grid, grid) features, (grid, grid) uint8, as many as the recipe asks for with that number of candidates."""
-    if recipe.clustering == "normalised_cut":
-        return clustering.normalised_cut(stacked, recipe.ncut_threshold, recipe.ncut_power)
-    count = recipe.clusters + (candidates if recipe.cluster_choice == "candidates" else 0)
-    return clustering.cluster(
-        stacked, count, image_seed(image, "clusters", seed), recipe.clustering, recipe.restarts, recipe.ncut_power
-    )
-
-
-def scored(image: np.ndarray, masks: np.ndarray, choice: Choices, models: Models, recipe: Recipe) -> np.ndarray:
-    """CLIP's probabilities of every text for every mask, (K, texts) float32."""
-    if not choice.texts:
-        return np.zeros((len(masks), 0), np.float32)
-    return naming.score_masks(image, masks, choice.texts, models.clip, recipe.view, recipe.text_templates)
-
-
-def assign(scores: np.ndarray, choice: Choices, recipe: Recipe) -> np.ndarray:
-    """The text of each mask, (K,) int, or -1 for background, by the recipe's assignment."""
-    if not choice.eligible:
-        return np.full(len(scores), -1)
-    if recipe.assignment == "merge":
-        return naming.assign_best(scores, choice.eligible, choice.background, recipe.background_threshold)
-    assigned = naming.assign_one_cluster_per_class(scores, choice.eligible)
-    return np.where(_probability(scores, assigned) >= recipe.background_threshold, assigned, -1)
-
-
-def _probability(scores: np.ndarray, assigned: np.ndarray) -> np.ndarray:
-    return scores[np.arange(len(scores)), np.maximum(assigned, 0)]
-
-
-def named_regions(
-    masks: np.ndarray, assigned: np.ndarray, choice: Choices, recipe: Recipe
-) -> tuple[np.ndarray, list[int]]:
-    """The masks to refine and paint, (regions, H, W) bool, with their labels: those with a name in cluster order, or their unions by name."""
-    if recipe.assignment != "merge":
-        named = [k for k, text in enumerate(assigned) if text >= 0]
-        return masks[named], [choice.names.index(choice.texts[assigned[k]]) for k in named]
-    texts = sorted({int(text) for text in assigned if text >= 0})
-    unions = [masks[assigned == text].any(axis=0) for text in texts]
-    return (np.stack(unions) if unions else masks[:0]), [choice.names.index(choice.texts[text]) for text in texts]
-
-
-def refined(image: np.ndarray, regions: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """Regions, (N, H, W) bool, refined each for itself as the recipe says."""
-    if recipe.refinement == "crf":
-        return refinement.refine(
-            image,
-            regions,
-            recipe.crf_gt_prob,
-            recipe.crf_gaussian_sxy,
-            recipe.crf_gaussian_compat,
-            recipe.crf_bilateral_sxy,
-            recipe.crf_bilateral_srgb,
-            recipe.crf_bilateral_compat,
-            recipe.crf_iterations,
-        )
-    if recipe.refinement == "pamr":
-        return refinement.refine_pamr(image, regions, recipe.pamr_iterations, recipe.pamr_dilations)
-    return regions

@@ -1,21 +1,22 @@
-"""HOW models are used: every choice of the method as a typed, validated, printable option.
+"""HOW models are used: one choice for each stage of the method.
 
 `paper` follows the published method to the letter; `best` starts from it with what is known to help. Any recipe runs on
 any models.
 """
 
-from typing import Literal
+import json
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationError
+
+from fsdlib.caption import BeamSearch, Captioning
+from fsdlib.choice import Choice
+from fsdlib.clusters import Clustering, KMeans
+from fsdlib.features import Features, UNetFeatures
+from fsdlib.names import Assignment, BlackFrame, Crop, Merge, OneClusterPerClass, View
+from fsdlib.refinement import Crf, Refinement
+from fsdlib.words import Closed, VocabularyMode
 
 # What an explicit background is made of: stuff that photographs show around objects, and the patterns of the scenes.
 BACKGROUND_NAMES = (
@@ -47,140 +48,96 @@ BACKGROUND_NAMES = (
 )
 
 
-class Recipe(BaseModel):
-    """All options of the method, stage by stage. Unknown names and wrong types raise; `with_changes` makes a variant."""
+class Recipe(Choice):
+    """One choice for each stage, and a name. Unknown options and wrong types raise; `with_changes` makes a variant.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    >>> recipe = Recipe()
+    >>> recipe.with_changes({"clusters.count": 8, "refinement": "none"}).clusters
+    KMeans(count=8, plus_candidates=False, restarts=10)
+    >>> Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    True
+    """
 
     name: str = "paper"
+    caption: SerializeAsAny[Captioning] = Field(BeamSearch(), description="how a picture gets its caption")
+    vocabulary: SerializeAsAny[VocabularyMode] = Field(Closed(), description="what the method is told of the classes")
+    features: SerializeAsAny[Features] = Field(UNetFeatures(), description="what positions are compared by")
+    clusters: SerializeAsAny[Clustering] = Field(KMeans(), description="how positions are grouped into masks")
+    view: SerializeAsAny[View] = Field(BlackFrame(), description="what CLIP is shown of a mask")
+    assignment: SerializeAsAny[Assignment] = Field(OneClusterPerClass(), description="how scores become names")
+    refinement: SerializeAsAny[Refinement] = Field(Crf(), description="how masks are fitted to edges")
 
-    # caption
-    caption_prompt: str = Field("a picture of ", description="what the captioner continues")
-    caption_beams: PositiveInt = Field(3, description="beams of the beam search")
-    caption_min_tokens: NonNegativeInt = Field(10, description="shortest caption, in tokens, prompt included")
-    caption_max_tokens: PositiveInt = Field(30, description="longest caption, in tokens, prompt included")
+    def with_changes(self, changes: Mapping[str, Any], name: str | None = None) -> "Recipe":
+        """A variant with other values at paths such as "clusters.count", "refinement" or "features.taps.grid", validated.
 
-    # words
-    vocabulary_mode: Literal["closed", "given", "open", "oracle"] = Field(
-        "closed",
-        description="closed: class list given, the caption predicts presence; given: all of the list; open: the caption's words are the names; oracle: the classes truly present",
-    )
-    class_prompt: str = Field(
-        "A photo of {}", description="how a class is put to the text encoder when words are compared with it"
-    )
-
-    # features
-    timestep: NonNegativeInt = Field(0, description="diffusion timestep at which the latent is noised, 0 to 999")
-    prompt: str = Field("", description="what conditions the UNet; the paper gives it nothing")
-    noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
-    taps: Literal["cross_attention_query", "self_attention_output"] = Field(
-        "cross_attention_query", description="what is read from the UNet's attention layers"
-    )
-    tap_blocks: Literal["all", "encoder_last", "decoder_last"] = Field(
-        "all",
-        description="all: every block at tap_grid; encoder_last: the encoder's last attention block only; decoder_last: the last block at tap_grid only",
-    )
-    tap_grid: PositiveInt = Field(
-        16, description="cells a side of the maps to tap; the model's attention resolution nearest to it is used"
-    )
-    feature_grid: PositiveInt = Field(32, description="cells a side that all taps are resized to, bilinearly")
-    normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
-
-    # clusters
-    clustering: Literal["kmeans", "agglomerative", "spectral", "normalised_cut"] = Field(
-        "kmeans", description="how positions are grouped; normalised_cut finds K itself"
-    )
-    cluster_choice: Literal["fixed", "candidates"] = Field(
-        "fixed", description="fixed: K = clusters; candidates: K = number of candidate classes + clusters"
-    )
-    clusters: PositiveInt = Field(4, description="K, or what is added to the number of candidates")
-    restarts: PositiveInt = Field(10, description="k-means++ initialisations")
-    ncut_threshold: float = Field(
-        0.5, gt=0, lt=1, description="normalised_cut cuts a part while its best cut's value is at most this"
-    )
-    ncut_power: PositiveFloat = Field(10.0, description="power of the cosine affinity, for spectral and normalised_cut")
-
-    # names
-    view: Literal["black_frame", "crop", "dense"] = Field(
-        "black_frame",
-        description="what CLIP sees of a mask: the frame, black outside it; that cropped to the mask; or the picture's patches under it",
-    )
-    text_templates: tuple[str, ...] = Field(("{}",), description="templates for CLIP's texts, averaged")
-    assignment: Literal["one_cluster_per_class", "merge"] = Field(
-        "one_cluster_per_class", description="merge: every cluster takes its best name, clusters of one name are joined"
-    )
-    background_names: tuple[str, ...] = Field((), description="names that stand for background")
-    background_threshold: NonNegativeFloat = Field(
-        0.0, le=1, description="a mask whose best probability is below this is background"
-    )
-
-    # refinement
-    refinement: Literal["crf", "pamr", "none"] = Field(
-        "crf", description="dense CRF with two labels a mask, pixel-adaptive mask refinement, or as it is"
-    )
-    crf_gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
-    crf_gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
-    crf_gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
-    crf_bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
-    crf_bilateral_srgb: PositiveFloat = Field(
-        20.0, description="colour deviation of the appearance term, levels of 255"
-    )
-    crf_bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
-    crf_iterations: PositiveInt = Field(10, description="mean-field iterations")
-    pamr_iterations: PositiveInt = Field(10, description="how often PAMR averages over neighbours")
-    pamr_dilations: tuple[PositiveInt, ...] = Field(
-        (1, 2, 4, 8, 12, 24), description="distances of PAMR's neighbours, pixels"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self):
-        if self.caption_min_tokens > self.caption_max_tokens:
-            raise ValueError(
-                f"caption_min_tokens is {self.caption_min_tokens}, above caption_max_tokens, {self.caption_max_tokens}: swap them"
-            )
-        if self.timestep > 999:
-            raise ValueError(f"timestep is {self.timestep}: Stable Diffusion's schedule has 0 to 999")
-        if not self.text_templates or any(
-            "{}" not in template for template in (self.class_prompt, *self.text_templates)
-        ):
-            raise ValueError("class_prompt and each of text_templates need a {} where the name goes")
-        return self
-
-    def with_changes(self, **changes) -> "Recipe":
-        """A variant with other values, validated; its name says what was changed unless one is given."""
-        name = changes.pop("name", "-".join([self.name, *(f"{key}={value}" for key, value in changes.items())]))
-        return Recipe(**{**self.model_dump(), **changes, "name": name})
+        A stage takes a choice (`NormalisedCut()`), its kind ("normalised_cut"), or a mapping of its kind and options; an
+        option takes its value. The variant's name says what was changed unless one is given. Raises ValueError, in one
+        sentence that says what there is, for a path, a type or a value that does not fit.
+        """
+        changed: Choice = self
+        for path, value in changes.items():
+            try:
+                changed = changed.with_option(path, value)
+            except ValidationError as error:
+                wrong = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
+                raise ValueError(f"{path}={value!r} does not fit recipe {self.name!r}: {wrong}") from error
+        said = (f"{path}={value.kind if isinstance(value, Choice) else value}" for path, value in changes.items())
+        return changed.with_option("name", "-".join([self.name, *said]) if name is None else name)
 
     def __str__(self) -> str:
-        rows = [f"recipe {self.name!r}"]
-        for key, info in type(self).model_fields.items():
-            if key != "name":
-                value = getattr(self, key)
-                shown = (
-                    f"({len(value)} names) {', '.join(value[:4])}, ..."
-                    if isinstance(value, tuple) and len(value) > 6
-                    else repr(value)
-                )
-                rows.append(f"  {key:<22} {shown:<28} {info.description}")
-        return "\n".join(rows)
+        return "\n".join([f"recipe {self.name!r}", *self.described(2)[1:]])
+
+
+def parse_changes(text: str) -> dict[str, Any]:
+    """Changes of a recipe as they are written in a shell, "clusters.count=8 refinement=none", for `Recipe.with_changes`.
+
+    Values are JSON where they can be read as that, else text; spaces separate changes, so a value with spaces in it is
+    written as JSON: {"clusters.count": 8, "features.prompt": "a photo"}. Raises ValueError for what has neither form.
+
+    >>> parse_changes("clusters.count=8 refinement=none")
+    {'clusters.count': 8, 'refinement': 'none'}
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"the changes {text!r} are no JSON ({error}): write a mapping of paths to values"
+            ) from error
+    return dict(map(parse_change, text.split()))
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """One change as it is written in a shell, PATH=VALUE; raises ValueError where there is no value.
+
+    >>> parse_change("features.prompt=a photo")
+    ('features.prompt', 'a photo')
+    """
+    path, sign, value = text.partition("=")
+    if not (path and sign):
+        raise ValueError(f"the change {text!r} has no value: write PATH=VALUE, such as clusters.count=8")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
 
 
 PAPER = Recipe()
 BEST = PAPER.with_changes(
+    {
+        # over-segment and merge by class, with an explicit background; the published threshold of about 0.2 beside it
+        # lost what was right on train scenes
+        "assignment": Merge(background_names=BACKGROUND_NAMES),
+        # CLIP sees more of a small object in a crop; templates beside it changed nothing on train scenes
+        "view": Crop(),
+        # normalised features, and six clusters more than there are candidates
+        "features.normalise": True,
+        "clusters": KMeans(count=6, plus_candidates=True),
+        # a little noise, averaged over: published optima lie about 50, on train scenes 100 was better than 0 and 300
+        "features.timestep": 100,
+        "features.noise_samples": 3,
+    },
     name="best",
-    # over-segment and merge by class
-    assignment="merge",
-    # CLIP sees more of a small object in a crop; templates beside it changed nothing on train scenes
-    view="crop",
-    # normalised features, and six clusters more than there are candidates
-    normalise=True,
-    cluster_choice="candidates",
-    clusters=6,
-    # an explicit background; the published threshold of about 0.2 beside it lost what was right on train scenes
-    background_names=BACKGROUND_NAMES,
-    # a little noise, averaged over: published optima lie about 50, on train scenes 100 was better than 0 and 300
-    timestep=100,
-    noise_samples=3,
 )
 RECIPES = {"paper": PAPER, "best": BEST}
 

@@ -1,60 +1,89 @@
-"""Stages 9 and 10, refine and paint: masks follow the picture's edges and are laid into one label map (RECIPE rows 9, 10)."""
+"""Stages 9 and 10, refine and paint: masks follow the picture's edges and are laid into one label map."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from scipy.special import softmax
+
+from fsdlib.choice import Choice, Several
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
 
 
-def refine(
-    image: np.ndarray,
-    masks: np.ndarray,
-    gt_prob: float = 0.9,
-    gaussian_sxy: float = 20,
-    gaussian_compat: float = 5,
-    bilateral_sxy: float = 20,
-    bilateral_srgb: float = 20,
-    bilateral_compat: float = 100,
-    iterations: int = 10,
-) -> np.ndarray:
-    """Each mask refined by a dense CRF of two labels, in and out: (K, H, W) bool (Krähenbühl and Koltun, arXiv 1210.5644).
+class Refinement(Choice):
+    """How masks are fitted to the picture's edges."""
 
-    image: (H, W, 3) uint8; masks: (K, H, W) bool. sxy in pixels, srgb in levels of 255.
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Each mask refined for itself, (K, H, W) bool; image: (H, W, 3) uint8; masks: (K, H, W) bool."""
+        raise NotImplementedError
+
+
+class Crf(Refinement):
+    """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644).
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> image[:, 4:] = 255  # a white half
+    >>> masks = np.zeros((1, 8, 8), bool)
+    >>> masks[0, :, 3:] = True  # one column too many
+    >>> Crf().refine(image, masks)[0, 0].astype(int)
+    array([0, 0, 0, 0, 1, 1, 1, 1])
     """
-    options = (gt_prob, gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations)
-    refined = np.zeros_like(masks)
-    for number, mask in enumerate(masks):
-        refined[number] = np.argmax(marginals(image, mask, *options), axis=0)
-    return refined
+
+    kind: Literal["crf"] = "crf"
+    gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
+    gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
+    gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
+    bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
+    bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
+    bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
+    iterations: PositiveInt = Field(10, description="mean-field iterations")
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        refined = np.zeros_like(masks)
+        for number, mask in enumerate(masks):
+            refined[number] = np.argmax(self.marginals(image, mask), axis=0)
+        return refined
+
+    def marginals(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """What the mean field believes of every pixel of one (H, W) bool mask, (2, H, W) float32: to be out of it, and in it."""
+        height, width = mask.shape
+        crf = DenseCRF2D(width, height, 2)
+        crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, self.gt_prob, zero_unsure=False))
+        crf.addPairwiseGaussian(sxy=self.gaussian_sxy, compat=self.gaussian_compat)
+        image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
+        appearance = dict(sxy=self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
+        crf.addPairwiseBilateral(rgbim=image, **appearance)
+        return np.asarray(crf.inference(self.iterations), np.float32).reshape(2, height, width)
 
 
-def marginals(
-    image: np.ndarray,
-    mask: np.ndarray,
-    gt_prob: float = 0.9,
-    gaussian_sxy: float = 20,
-    gaussian_compat: float = 5,
-    bilateral_sxy: float = 20,
-    bilateral_srgb: float = 20,
-    bilateral_compat: float = 100,
-    iterations: int = 10,
-) -> np.ndarray:
-    """What the CRF's mean field believes of every pixel, (2, H, W) float32: the probability to be out of the mask, and in it.
+class Pamr(Refinement):
+    """Pixel-adaptive mask refinement, PAMR (Araslanov and Roth, arXiv 2005.08104, section 3.3).
 
-    Takes one mask, (H, W) bool, and otherwise what `refine` takes.
+    Every iteration replaces a pixel by the mean of its neighbours, weighted by `pamr_weights`; what ends above the
+    threshold is in.
     """
-    height, width = mask.shape
-    crf = DenseCRF2D(width, height, 2)
-    crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, gt_prob, zero_unsure=False))
-    crf.addPairwiseGaussian(sxy=gaussian_sxy, compat=gaussian_compat)
-    image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
-    crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=bilateral_srgb, rgbim=image, compat=bilateral_compat)
-    return np.asarray(crf.inference(iterations), np.float32).reshape(2, height, width)
+
+    kind: Literal["pamr"] = "pamr"
+    iterations: PositiveInt = Field(10, description="how often a pixel becomes the mean of its neighbours")
+    dilations: Several[PositiveInt] = Field((1, 2, 4, 8, 12, 24), description="distances of the neighbours, pixels")
+    threshold: float = Field(0.5, gt=0, lt=1, description="what ends above it is in the mask")
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations) > self.threshold
+
+
+class Unrefined(Refinement):
+    """Masks as they come."""
+
+    kind: Literal["none"] = "none"
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return masks
 
 
 def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: float | None = None) -> np.ndarray:
@@ -62,6 +91,9 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
 
     image: (H, W, 3) uint8; sxy in pixels. Without `srgb` the smoothness kernel, a Gaussian of the distance; with it, in
     levels of 255, the appearance kernel, which also falls with the difference in colour.
+
+    >>> kernel(np.zeros((1, 3, 3), np.uint8), row=0, column=0, sxy=1).round(2)
+    array([[1.  , 0.61, 0.14]])
     """
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     exponent = ((rows - row) ** 2 + (columns - column) ** 2) / (2 * sxy**2)
@@ -70,25 +102,15 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
     return np.exp(-exponent)
 
 
-def refine_pamr(
-    image: np.ndarray,
-    masks: np.ndarray,
-    iterations: int = 10,
-    dilations: Sequence[int] = (1, 2, 4, 8, 12, 24),
-    threshold: float = 0.5,
-) -> np.ndarray:
-    """Each mask refined by pixel-adaptive mask refinement, PAMR: (K, H, W) bool (Araslanov and Roth, arXiv 2005.08104, section 3.3).
-
-    image: (H, W, 3) uint8; masks: (K, H, W) bool. Every iteration replaces a pixel by the mean of its neighbours, weighted
-    by `pamr_weights`; what ends above `threshold` is in.
-    """
-    return pamr(pamr_weights(image, dilations), masks, iterations, dilations) > threshold
-
-
 def pamr(
     weights: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
 ) -> np.ndarray:
-    """Masks as PAMR's weighted means leave them, (K, H, W) float32, 0 to 1; weights: from `pamr_weights` of the same dilations."""
+    """Masks as PAMR's weighted means leave them, (K, H, W) float32, 0 to 1; weights: from `pamr_weights` of the same dilations.
+
+    >>> weights = pamr_weights(np.zeros((4, 4, 3), np.uint8), dilations=(1,))
+    >>> pamr(weights, np.ones((1, 4, 4), bool), iterations=2, dilations=(1,)).round(4).min()
+    np.float32(1.0)
+    """
     soft = masks.astype(np.float32)
     for _ in range(iterations):
         soft = sum(weight * neighbour for weight, neighbour in zip(weights, _neighbours(soft, dilations), strict=True))
@@ -100,6 +122,10 @@ def pamr_weights(image: np.ndarray, dilations: Sequence[int] = (1, 2, 4, 8, 12, 
 
     A softmax over the neighbours (eight at each dilation, row by row; beyond the border the border's pixel) of minus
     their difference in colour, divided by the standard deviation among them and the pixel, averaged over channels.
+
+    >>> weights = pamr_weights(np.zeros((4, 4, 3), np.uint8), dilations=(1, 2))
+    >>> weights.shape, weights.sum(axis=0).round(4).min()
+    ((16, 4, 4), np.float32(1.0))
     """
     channels = np.moveaxis(image, 2, 0).astype(np.float32)
     around = np.stack(list(_neighbours(channels, dilations)))
@@ -123,6 +149,10 @@ def paint(masks: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     """One label map from masks in order, each only on pixels still empty: (H, W) uint8, 0 where no mask was laid.
 
     masks: (K, H, W) bool; labels: one a mask, 1 to 254 (0 is background, which is what stays empty).
+
+    >>> masks = np.array([[[True, True, False]], [[False, True, True]]])  # two masks of a 1 x 3 picture
+    >>> paint(masks, [5, 7])
+    array([[5, 5, 7]], dtype=uint8)
     """
     canvas = np.zeros(masks.shape[1:], np.uint8)
     for mask, label in zip(masks, labels, strict=True):

@@ -16,7 +16,8 @@ class Vocabulary:
 
     synonyms[label]: every way to say the class, its name first. Names are written as a person would say them
     ("potted plant"), since CLIP reads them.
-    background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no name".
+    background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no
+    name".
     colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
     """
 
@@ -53,7 +54,10 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path | str, background: bool = True) -> "Vocabulary":
-        """A vocabulary from a CSV with the columns index, name and, where wanted, synonyms (separated by semicolons) and colour (rrggbb)."""
+        """A vocabulary from a CSV with the columns index and name, and where wanted synonyms and colour.
+
+        Synonyms are separated by semicolons, a colour is written as rrggbb.
+        """
         rows = class_rows(path)
         try:
             colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]
@@ -111,18 +115,28 @@ _IRREGULAR = {
     "woman": "women",
     "child": "children",
     "mouse": "mice",
-    "knife": "knives",
     "sheep": "sheep",
     "fish": "fish",
     "skis": "skis",
+    "lens": "lenses",
+    "people": "people",
+    "plant life": "plant life",
 }
+# of the words in f and fe those that change it, alone or at the end of another word ("bookshelf")
+_TO_VES = ("calf", "elf", "half", "knife", "leaf", "life", "loaf", "scarf", "wife", "wolf")
 
 
 def plural(word: str) -> str:
-    """The plural of a class's name, whose last word takes the ending."""
+    """The plural of a class's name, whose last word takes the ending; what is a plural already ("stairs") stays as it is."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
     *before, last = word.split(" ")
-    if last.endswith("y") and last[-2:-1] not in "aeiou":
+    if last.endswith(_TO_VES):
+        ending = last.removesuffix("e").removesuffix("f") + "ves"
+    elif last.endswith("y") and last[-2:-1] not in "aeiou":
         ending = last[:-1] + "ies"
+    elif last.endswith(("as", "is", "os", "ss", "us", "x", "ch", "sh")):
+        ending = last + "es"
     else:
-        ending = last + ("es" if last.endswith(("s", "x", "ch", "sh")) else "s")
+        ending = last if last.endswith("s") else last + "s"
     return " ".join([*before, _IRREGULAR.get(last, ending)])

@@ -1,9 +1,23 @@
 import numpy as np
 import pytest
-from sklearn.cluster import AgglomerativeClustering, KMeans
+from pydantic import ValidationError
+from sklearn import cluster
 from sklearn.metrics import silhouette_score
 
-from fsdlib.clusters import affinity, bisect, cluster, cut_value, inertia, masks, normalised_cut, silhouette
+from fsdlib.clusters import (
+    Agglomerative,
+    Clustering,
+    KMeans,
+    NormalisedCut,
+    Spectral,
+    affinity,
+    bisect,
+    cut_value,
+    inertia,
+    masks,
+    normalised_cut,
+    silhouette,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,28 +34,31 @@ def partition(labels):
     return {frozenset(np.flatnonzero(labels.ravel() == k).tolist()) for k in np.unique(labels)}
 
 
-@pytest.mark.parametrize("method", ["kmeans", "agglomerative", "spectral"])
+@pytest.mark.parametrize("method", [KMeans, Agglomerative, Spectral])
 def test_tight_groups_are_found_where_they_are(blobs, method):
     features, quadrant = blobs
-    labels = cluster(features, 4, seed=0, method=method)
+    labels = method(count=4).group(features)
     assert labels.shape == (8, 8) and labels.dtype == np.uint8 and partition(labels) == partition(quadrant)
 
 
 def test_k_means_is_scikit_learns():
     features = np.random.default_rng(1).normal(size=(12, 6, 7)).astype(np.float32)
-    direct = KMeans(5, init="k-means++", n_init=3, random_state=11).fit(np.moveaxis(features, 0, -1).reshape(42, 12))
-    assert np.array_equal(cluster(features, 5, seed=11, restarts=3), direct.labels_.reshape(6, 7))
+    direct = cluster.KMeans(5, init="k-means++", n_init=3, random_state=11).fit(
+        np.moveaxis(features, 0, -1).reshape(42, 12)
+    )
+    assert np.array_equal(KMeans(count=5, restarts=3).group(features, 11), direct.labels_.reshape(6, 7))
 
 
 def test_agglomerative_clustering_is_scikit_learns_with_wards_linkage():
     features = np.random.default_rng(1).normal(size=(12, 6, 7)).astype(np.float32)
-    direct = AgglomerativeClustering(5, linkage="ward").fit(np.moveaxis(features, 0, -1).reshape(42, 12))
-    assert np.array_equal(cluster(features, 5, seed=0, method="agglomerative"), direct.labels_.reshape(6, 7))
+    direct = cluster.AgglomerativeClustering(5, linkage="ward").fit(np.moveaxis(features, 0, -1).reshape(42, 12))
+    assert np.array_equal(Agglomerative(count=5).group(features), direct.labels_.reshape(6, 7))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_seeds_may_be_large():
     features = np.random.default_rng(2).normal(size=(4, 16, 16)).astype(np.float32)
-    assert cluster(features, 6, seed=2**40 + 3).tobytes() == cluster(features, 6, seed=2**40 + 3).tobytes()
+    once, again = (KMeans(count=6).group(features, seed=2**40 + 3) for _ in range(2))
+    assert once.tobytes() == again.tobytes()
 
 
 def test_more_restarts_never_make_clusters_looser():
@@ -51,28 +68,39 @@ def test_more_restarts_never_make_clusters_looser():
         points = features.reshape(3, -1).T
         return sum(((points[labels.ravel() == k] - points[labels.ravel() == k].mean(0)) ** 2).sum() for k in range(8))
 
-    assert spread(cluster(features, 8, seed=0, restarts=10)) <= spread(cluster(features, 8, seed=0, restarts=1)) + 1e-3
+    one, ten = (spread(KMeans(count=8, restarts=restarts).group(features)) for restarts in (1, 10))
+    assert ten <= one + 1e-3
 
 
-@pytest.mark.parametrize("method", ["kmeans", "agglomerative", "spectral"])
+@pytest.mark.parametrize("method", [KMeans, Agglomerative, Spectral])
 def test_one_cluster_is_everything(blobs, method):
-    assert np.all(cluster(blobs[0], 1, seed=0, method=method) == 0)
+    assert np.all(method(count=1).group(blobs[0]) == 0)
 
 
-@pytest.mark.parametrize("count", [0, 65])
-def test_an_impossible_number_of_clusters_is_refused(blobs, count):
-    with pytest.raises(ValueError, match=f"64 positions cannot make {count} clusters: ask for 1 to 64"):
-        cluster(blobs[0], count, seed=0)
+def test_an_impossible_number_of_clusters_is_refused(blobs):
+    with pytest.raises(ValueError, match="64 positions cannot make 65 clusters: ask for 1 to 64"):
+        KMeans(count=65).group(blobs[0])
+    with pytest.raises(ValidationError, match="count"):
+        KMeans(count=0)
+
+
+def test_clusters_are_as_many_more_as_there_are_candidates_where_that_is_asked(blobs):
+    assert KMeans(count=2, plus_candidates=True).group(blobs[0], candidates=3).max() == 4
+    assert KMeans(count=2).group(blobs[0], candidates=3).max() == 1
+
+
+def test_the_normalised_cut_as_a_choice_is_the_function_with_its_options(blobs):
+    assert np.array_equal(NormalisedCut(threshold=0.3, power=4).group(blobs[0]), normalised_cut(blobs[0], 0.3, 4))
 
 
 def test_more_clusters_than_their_numbers_can_count_are_refused():
     with pytest.raises(ValueError, match="1024 positions cannot make 300 clusters: ask for 1 to 256"):
-        cluster(np.zeros((1, 32, 32), np.float32), 300, seed=0)
+        KMeans(count=300).group(np.zeros((1, 32, 32), np.float32))
 
 
-def test_an_unknown_clustering_is_answered_with_those_there_are(blobs):
-    with pytest.raises(ValueError, match="'dbscan': choose kmeans, agglomerative or spectral"):
-        cluster(blobs[0], 2, seed=0, method="dbscan")
+def test_an_unknown_clustering_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="'dbscan': choose one of kmeans, agglomerative, spectral, normalised_cut"):
+        Clustering.model_validate("dbscan")
 
 
 def test_the_silhouette_is_scikit_learns_and_undefined_for_one_cluster(blobs):
@@ -106,7 +134,7 @@ def test_masks_at_the_clusters_own_size_are_the_clusters():
 
 def test_inertia_is_what_k_means_says_it_reached():
     features = np.random.default_rng(6).normal(size=(4, 6, 6)).astype(np.float32)
-    found = KMeans(3, n_init=2, random_state=0).fit(features.reshape(4, -1).T)
+    found = cluster.KMeans(3, n_init=2, random_state=0).fit(features.reshape(4, -1).T)
     assert inertia(features, found.labels_.reshape(6, 6)) == pytest.approx(found.inertia_, rel=1e-5)
     # two clusters on a line: 0, 2 around their mean 1, and 10 alone
     assert inertia(np.float32([[[0, 2, 10]]]), np.array([[0, 0, 1]])) == 2
@@ -211,8 +239,8 @@ def test_spectral_clusters_are_seeded_and_follow_directions_not_lengths():
     random = np.random.default_rng(12)
     directions = np.eye(3)[np.repeat([0, 1, 2], 12)] + random.normal(0, 0.05, (36, 3))
     features = (directions * random.uniform(1, 20, (36, 1))).T.reshape(3, 6, 6).astype(np.float32)
-    labels = cluster(features, 3, seed=5, method="spectral")
+    labels = Spectral(count=3).group(features, 5)
     assert (
         partition(labels) == partition(np.repeat([0, 1, 2], 12))
-        and labels.tobytes() == cluster(features, 3, seed=5, method="spectral").tobytes()
+        and labels.tobytes() == Spectral(count=3).group(features, 5).tobytes()
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.models import ModelSet

@@ -15,7 +15,7 @@ from PIL import Image
 from torchmetrics import JaccardIndex
 
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import EvaluationFailed, configuration, evaluate
 from fsdlib.measure.segmenters import FreeSegDiff, Prediction
 from fsdlib.project import ROOT
@@ -105,7 +105,7 @@ def test_the_row_says_which_configuration_it_is_of(run, dataset, paper):
 @pytest.mark.parametrize("mode", ["given", "oracle", "open"])
 def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini, run, tmp_path):
     found = evaluate(
-        dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode=mode)), tmp_path, limit=4, batch_size=2
+        dataset, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": mode})), tmp_path, limit=4, batch_size=2
     )
     rows = [json.loads((tmp_path / "images" / f"{i}.json").read_text()) for i in dataset.ids[:4]]
     assert found.summary["vocabulary_mode"] == mode and found.summary["hash"] != run.summary["hash"]
@@ -139,7 +139,7 @@ def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper, 
 
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path, contents):
     program = (
-        "import sys; from fsdlib.measure.datasets import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
+        "import sys; from fsdlib.measure.benchmarks import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
         "from fsdlib.recipe import PAPER; from fsdlib.measure.segmenters import FreeSegDiff;"
         f"evaluate(open_dataset('scenes', {str(dataset.root)!r}), FreeSegDiff(ModelSet('mini', 'cpu'), PAPER), {str(tmp_path)!r}, batch_size=2)"
     )
@@ -200,7 +200,7 @@ def test_oracle_needs_masks(mini, tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "a.png")
     mine = open_dataset("folder", tmp_path / "pictures", classes=["cat", "dog"])
     with pytest.raises(ValueError, match="no masks to say"):
-        evaluate(mine, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode="oracle")), tmp_path / "run")
+        evaluate(mine, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": "oracle"})), tmp_path / "run")
 
 
 def test_an_unknown_engine_is_refused(dataset, paper, tmp_path):
@@ -295,7 +295,7 @@ def test_real_photographs_go_through_at_their_own_sizes(mini, voc_root, tmp_path
 
 def test_a_class_list_without_background_leaves_no_pixel_unnamed_by_a_merging_recipe(mini, dataset, tmp_path):
     bare = replace(dataset, vocabulary=replace(dataset.vocabulary, background=False))
-    run = evaluate(bare, FreeSegDiff(mini, BEST.with_changes(vocabulary_mode="given")), tmp_path, limit=2)
+    run = evaluate(bare, FreeSegDiff(mini, BEST.with_changes({"vocabulary": "given"})), tmp_path, limit=2)
     assert all((run.prediction(i) > 0).all() for i in dataset.ids[:2])
     assert "with_background" not in run.summary and run.summary["iou_of_classes"]["background"] is None
 

@@ -1,8 +1,10 @@
+import http.server
 import json
 import re
 import runpy
 import shutil
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,53 @@ def test_a_hub_that_cannot_be_reached_gives_the_same_sentence(cache, monkeypatch
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client waits longer before every new try
     with pytest.raises(ModelUnavailable, match="timm/.*the hub cannot be reached.*`make fetch MODELS=sd14`"):
         locate(CLIPS["vit-b-32"], "MODELS=sd14")
+
+
+@pytest.fixture(params=["the listing", "a file"])
+def dropping_hub(request, monkeypatch):
+    """A hub on this machine that announces a hundred bytes more than it sends, of the listing of files or of a file."""
+    source = CLIPS["vit-b-32"]
+    listing = json.dumps([dict(type="file", path=name, size=200, oid="0" * 40) for name in source.files]).encode()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.answer(b"", 200, ETag="0" * 40)
+
+        def do_GET(self):
+            if not self.path.startswith("/api/"):
+                # with nothing the second time, since the hub's client goes on where it was for as long as anything comes
+                self.answer(b"" if "Range" in self.headers else b"." * 100, 200)
+            else:
+                self.answer(listing, len(listing) + 100 * (request.param == "the listing"))
+
+        def answer(self, content, length, **headers):
+            self.send_response(200)
+            for name, value in {"Content-Length": length, "X-Repo-Commit": source.revision, **headers}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    address, template = f"http://127.0.0.1:{server.server_port}", "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # as above
+    yield source
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_hub_that_drops_the_connection_midway_gives_the_same_sentence(cache, dropping_hub):
+    with pytest.raises(
+        ModelUnavailable,
+        match=r"timm/.*the hub cannot be reached or refuses \(RemoteProtocolError\): run `make fetch MODELS=sd14`",
+    ):
+        locate(dropping_hub, "MODELS=sd14")
 
 
 def test_what_is_in_the_cache_is_used_and_the_commit_recorded(cache):

@@ -4,15 +4,16 @@ import torch
 from PIL import Image
 
 from fsdlib.names import (
+    BlackFrame,
+    Crop,
+    View,
     assign_best,
     assign_one_cluster_per_class,
     encode_names,
     nearest_classes,
     pooled_patches,
     score,
-    score_masks,
     score_vectors,
-    views,
 )
 from fsdlib.vocabulary import Vocabulary
 
@@ -31,25 +32,25 @@ def marked():
 
 def test_a_black_frame_keeps_the_frame_and_blackens_what_is_outside(marked):
     image, masks = marked
-    shown = views(image, masks)[0]
+    shown = BlackFrame().pictures(image, masks)[0]
     assert shown.shape == (6, 8, 3) and shown.dtype == np.uint8
     assert np.all(shown[masks[0]] == 90) and np.all(shown[~masks[0]] == 0) and np.all(image == 90)
 
 
 def test_a_crop_is_the_masks_box_black_outside_the_mask(marked):
-    shown = views(*marked, view="crop")[0]
+    shown = Crop().pictures(*marked)[0]
     assert shown[..., 0].tolist() == [[0, 90, 90], [90, 90, 90]]
 
 
 def test_an_empty_mask_shows_a_black_frame(marked):
-    for view in ("black_frame", "crop"):
-        shown = views(*marked, view=view)[1]
+    for view in (BlackFrame(), Crop()):
+        shown = view.pictures(*marked)[1]
         assert shown.shape == (6, 8, 3) and not shown.any()
 
 
-def test_an_unknown_view_is_answered_with_those_there_are(marked):
-    with pytest.raises(ValueError, match="'blur': choose black_frame or crop"):
-        views(*marked, view="blur")
+def test_an_unknown_view_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="'blur': choose one of black_frame, crop, dense"):
+        View.model_validate("blur")
 
 
 # -------------------------------------------------------------------------------------------------------- scores
@@ -83,11 +84,13 @@ def test_templates_are_averaged_into_one_vector_of_unit_length(mini):
 
 def test_masks_are_scored_as_the_views_of_them_are(mini, scene):
     names, masks = ["cat", "dog"], np.stack([scene.labels == label for label in np.unique(scene.labels)[:2]])
-    for view in ("black_frame", "crop"):
-        assert np.array_equal(
-            score_masks(scene.image, masks, names, mini.clip, view),
-            score(views(scene.image, masks, view), names, mini.clip),
-        )
+    for view in (BlackFrame(), Crop()):
+        expected = score(view.pictures(scene.image, masks), names, mini.clip)
+        assert np.array_equal(view.score(scene.image, masks, names, mini.clip), expected)
+
+
+def test_without_names_there_is_nothing_to_score(mini, marked):
+    assert Crop().score(*marked, [], mini.clip).shape == (2, 0)
 
 
 def test_scores_of_vectors_are_the_softmax_of_scaled_cosines(mini):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from fsdlib import oracles
+from fsdlib.clusters import KMeans
 from fsdlib.measure.scores import confusion, miou
 from fsdlib.measure.worth import worth
 from fsdlib.oracles import STAGES, best_union, diagnose, segment_with, true_masks
 from fsdlib.pipeline import perceive, segment
 from fsdlib.recipe import BEST, PAPER
+from fsdlib.refinement import Crf
 from fsdlib.vocabulary import VOID
 
 TRUTH = np.array([[1, 1, 0, 0], [1, VOID, 0, 2], [0, 0, 2, 2]], np.uint8)
@@ -29,20 +31,20 @@ def test_without_perfect_stages_it_is_the_pipeline_and_with_all_it_is_the_truth(
 
 
 def test_a_perfect_caption_leaves_only_classes_that_are_present(mini, scenes, vocabulary, monkeypatch):
-    monkeypatch.setattr(oracles.pipeline, "closed_candidates", None)  # nothing asks the caption
+    monkeypatch.setattr(oracles.words.Closed, "choices", None)  # nothing asks the caption
     for scene in scenes:
         labels = segment_with(scene.image, scene.labels, mini, PAPER, vocabulary, ["caption"])
         assert labels.any() and set(np.unique(labels)) <= set(np.unique(scene.labels))
 
 
 def test_perfect_masks_and_names_leave_refinement_alone_to_err(mini, scene, vocabulary):
-    recipe = BEST.with_changes(refinement="none")
+    recipe = BEST.with_changes({"refinement": "none"})
     labels = segment_with(scene.image, scene.labels, mini, recipe, vocabulary, ["masks", "names"])
     assert np.array_equal(labels, np.where(scene.labels == VOID, 0, scene.labels))
 
 
 def test_perfect_names_give_each_cluster_its_majority(mini, scene, vocabulary):
-    recipe = PAPER.with_changes(refinement="none")
+    recipe = PAPER.with_changes({"refinement": "none"})
     labels = segment_with(scene.image, scene.labels, mini, recipe, vocabulary, ["names"])
     for mask in segment(scene.image, mini, recipe, vocabulary).masks:
         votes = scene.labels[mask & (scene.labels != VOID)]
@@ -50,7 +52,7 @@ def test_perfect_names_give_each_cluster_its_majority(mini, scene, vocabulary):
 
 
 def test_perfect_refinement_completes_what_was_found_and_finds_nothing_else(mini, scene, vocabulary):
-    coarse = segment(scene.image, mini, BEST.with_changes(refinement="none"), vocabulary).labels
+    coarse = segment(scene.image, mini, BEST.with_changes({"refinement": "none"}), vocabulary).labels
     labels = segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["refinement"])
     assert set(np.unique(labels)) <= set(np.unique(coarse))
     for label in set(np.unique(coarse)) & set(np.unique(scene.labels)) - {0}:
@@ -66,8 +68,8 @@ def test_what_is_known_of_a_picture_is_computed_once(mini, scene, vocabulary, mo
     assert np.array_equal(
         segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
     )
-    monkeypatch.setattr(oracles.pipeline, "grouped", None)
-    monkeypatch.setattr(oracles.pipeline, "refined", None)
+    monkeypatch.setattr(KMeans, "group", None)
+    monkeypatch.setattr(Crf, "refine", None)
     assert np.array_equal(
         segment_with(scene.image, scene.labels, mini, BEST, vocabulary, ["names"], known=known), fresh
     )
@@ -76,8 +78,8 @@ def test_what_is_known_of_a_picture_is_computed_once(mini, scene, vocabulary, mo
 def test_an_unknown_stage_and_free_names_raise(mini, scene, vocabulary):
     with pytest.raises(ValueError, match="'clusters': choose from caption, masks, names, refinement"):
         segment_with(scene.image, scene.labels, mini, PAPER, vocabulary, ["clusters"])
-    with pytest.raises(ValueError, match="vocabulary_mode='closed'"):
-        segment_with(scene.image, scene.labels, mini, PAPER.with_changes(vocabulary_mode="open"), vocabulary)
+    with pytest.raises(ValueError, match="'open': the oracles know what 'closed'"):
+        segment_with(scene.image, scene.labels, mini, PAPER.with_changes({"vocabulary": "open"}), vocabulary)
 
 
 def test_worth_is_one_row_a_variant_with_both_protocols(mini, scenes, vocabulary):

@@ -5,30 +5,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdlib.clusters import masks
-from fsdlib.features import image_seed
-from fsdlib.measure.datasets import open_dataset
-from fsdlib.names import pooled_patches, score, score_vectors, views
-from fsdlib.pipeline import perceive, segment, segment_batch, segment_perceived
+from fsdlib.clusters import KMeans, NormalisedCut, masks
+from fsdlib.features import EncoderLast, UNetFeatures, image_seed
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.names import BlackFrame, Merge, pooled_patches, score, score_vectors
+from fsdlib.pipeline import as_array, perceive, segment, segment_batch, segment_perceived
 from fsdlib.recipe import BEST, PAPER, Recipe
-from fsdlib.refinement import paint, refine_pamr
+from fsdlib.refinement import Pamr, paint
 from fsdlib.vocabulary import Vocabulary, palette
 
 RECIPES = [
     PAPER,
     BEST,
     PAPER.with_changes(
+        {
+            "features": UNetFeatures(
+                taps=EncoderLast(of="self_attention_output"), timestep=300, noise_samples=2, normalise=True
+            ),
+            "view": "crop",
+            "clusters": "agglomerative",
+            "refinement": "none",
+        },
         name="other",
-        taps="self_attention_output",
-        tap_blocks="encoder_last",
-        timestep=300,
-        noise_samples=2,
-        view="crop",
-        clustering="agglomerative",
-        refinement="none",
     ),
-    PAPER.with_changes(name="cut", view="dense", clustering="normalised_cut", refinement="none"),
-    PAPER.with_changes(name="spectral", clustering="spectral", refinement="none"),
+    PAPER.with_changes({"view": "dense", "clusters": "normalised_cut", "refinement": "none"}, name="cut"),
+    PAPER.with_changes({"clusters": "spectral", "refinement": "none"}, name="spectral"),
 ]
 
 
@@ -69,7 +70,7 @@ def test_any_recipe_segments_with_and_without_a_class_list(mini, scene, vocabula
 def test_the_stages_called_one_by_one_give_what_segment_gives(mini, scene, vocabulary, result):
     """From the features on; the stages before are held to their peers in their own tests."""
     assert np.array_equal(masks(result.clusters, *scene.labels.shape), result.masks)
-    again = score(views(scene.image, result.masks), vocabulary.names[1:], mini.clip)
+    again = score(BlackFrame().pictures(scene.image, result.masks), vocabulary.names[1:], mini.clip)
     assert np.allclose(again, result.scores, atol=1e-5) and result.texts == vocabulary.names[1:]
     assert result.clusters.shape == (32, 32) and set(np.unique(result.clusters)) == {0, 1, 2, 3}
     assert -1 <= result.silhouette <= 1 and result.taps[0].endswith("attn2.to_q (16x16)")
@@ -82,44 +83,43 @@ def test_under_paper_each_name_has_one_cluster(result):
 
 def test_under_best_the_number_of_clusters_follows_the_candidates(mini, scene, vocabulary):
     result = segment(scene.image, mini, BEST, vocabulary)
-    assert len(result.masks) == BEST.clusters + len({c.label for c in result.candidates if c.kept})
-    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.background_names) <= set(
+    assert len(result.masks) == BEST.clusters.count + len({c.label for c in result.candidates if c.kept})
+    assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.assignment.background_names) <= set(
         result.texts
     )
 
 
 def test_merged_clusters_carry_one_label_without_refinement(mini, scene):
-    recipe = BEST.with_changes(
-        refinement="none", background_names=(), background_threshold=0.0, cluster_choice="fixed", clusters=6
-    )
+    recipe = BEST.with_changes({"refinement": "none", "assignment": Merge(), "clusters": KMeans(count=6)})
     result = segment(scene.image, mini, recipe, ["cat"])
     assert result.found == ("cat",) and np.all(result.labels == 1)  # the only name there is takes every cluster
 
 
 def test_a_threshold_of_one_leaves_background_alone(mini, scene, vocabulary):
     for recipe in (PAPER, BEST):
-        result = segment(scene.image, mini, recipe.with_changes(background_threshold=1.0), vocabulary)
+        result = segment(scene.image, mini, recipe.with_changes({"assignment.threshold": 1.0}), vocabulary)
         assert result.found == () and not result.labels.any() and np.all(result.assigned == -1)
 
 
 def test_without_refinement_the_labels_are_the_named_clusters(mini, scene, vocabulary):
-    result = segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary)
+    result = segment(scene.image, mini, PAPER.with_changes({"refinement": "none"}), vocabulary)
     for mask, text in zip(result.masks, result.assigned):
         assert np.all(result.labels[mask] == (0 if text < 0 else vocabulary.names.index(result.texts[text])))
 
 
 def test_the_coarse_labels_are_those_of_an_unrefined_run(mini, scene, vocabulary, result):
     assert np.array_equal(
-        result.coarse, segment(scene.image, mini, PAPER.with_changes(refinement="none"), vocabulary).labels
+        result.coarse, segment(scene.image, mini, PAPER.with_changes({"refinement": "none"}), vocabulary).labels
     )
 
 
 def test_pamr_refines_the_named_regions_with_the_recipes_options(mini, scene, vocabulary):
-    recipe = BEST.with_changes(refinement="pamr", pamr_iterations=3, pamr_dilations=(1, 2))
+    pamr = Pamr(iterations=3, dilations=(1, 2))
+    recipe = BEST.with_changes({"refinement": pamr})
     result = segment(scene.image, mini, recipe, vocabulary)
     labels = [label for label in np.unique(result.coarse) if label]
     regions = np.array([result.coarse == label for label in labels])
-    assert np.array_equal(result.labels, paint(refine_pamr(scene.image, regions, 3, (1, 2)), labels))
+    assert np.array_equal(result.labels, paint(pamr.refine(scene.image, regions), labels))
 
 
 def test_what_was_perceived_once_is_segmented_as_from_the_start(mini, scene, vocabulary, result):
@@ -140,7 +140,7 @@ def test_a_list_of_names_works_as_a_vocabulary(mini, scene):
 
 
 def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_caption_alone(mini, scene, vocabulary):
-    result = segment(scene.image, mini, PAPER.with_changes(vocabulary_mode="open"), vocabulary)
+    result = segment(scene.image, mini, PAPER.with_changes({"vocabulary": "open"}), vocabulary)
     own = list(dict.fromkeys(word.as_open_name for word in result.words))
     assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:]
     assert set(result.texts) == set(vocabulary.names[1:]) | set(own) - {"background"}
@@ -150,7 +150,7 @@ def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_ca
 def test_a_given_class_list_lets_a_mask_have_any_class_and_takes_the_number_of_clusters_from_the_caption(
     mini, scene, vocabulary
 ):
-    recipe = PAPER.with_changes(vocabulary_mode="given", cluster_choice="candidates", clusters=2)
+    recipe = PAPER.with_changes({"vocabulary": "given", "clusters": KMeans(count=2, plus_candidates=True)})
     result = segment(scene.image, mini, recipe, vocabulary)
     assert result.texts == vocabulary.names[1:]
     kept = {c.label for c in result.candidates if c.kept}
@@ -160,7 +160,7 @@ def test_a_given_class_list_lets_a_mask_have_any_class_and_takes_the_number_of_c
 
 
 def test_oracle_finds_nothing_but_what_it_is_told(mini, scene, vocabulary):
-    recipe = PAPER.with_changes(vocabulary_mode="oracle")
+    recipe = PAPER.with_changes({"vocabulary": "oracle"})
     told = [vocabulary.names.index("pizza")]
     assert segment(scene.image, mini, recipe, vocabulary, present=told).found == ("pizza",)
     assert segment(scene.image, mini, recipe, vocabulary, present=[]).found == ()
@@ -168,15 +168,15 @@ def test_oracle_finds_nothing_but_what_it_is_told(mini, scene, vocabulary):
 
 def test_a_vocabulary_mode_without_what_it_needs_says_so(mini, scene, vocabulary):
     with pytest.raises(ValueError, match="pass present"):
-        segment(scene.image, mini, PAPER.with_changes(vocabulary_mode="oracle"), vocabulary)
+        segment(scene.image, mini, PAPER.with_changes({"vocabulary": "oracle"}), vocabulary)
     for mode in ("given", "oracle"):
         with pytest.raises(ValueError, match="pass a vocabulary"):
-            segment(scene.image, mini, PAPER.with_changes(vocabulary_mode=mode))
+            segment(scene.image, mini, PAPER.with_changes({"vocabulary": mode}))
 
 
 def test_without_background_no_name_stands_for_it_and_every_pixel_of_a_named_mask_has_a_name(mini, scene, vocabulary):
     bare = Vocabulary(vocabulary.names, vocabulary.synonyms, background=False)
-    result = segment(scene.image, mini, BEST.with_changes(vocabulary_mode="given"), bare)
+    result = segment(scene.image, mini, BEST.with_changes({"vocabulary": "given"}), bare)
     assert result.texts == vocabulary.names[1:] and (result.labels > 0).all()
 
 
@@ -190,7 +190,7 @@ def test_every_stage_has_its_seconds(result):
 
 def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, scene, tmp_path):
     result = segment(
-        scene.image, mini, PAPER.with_changes(caption_min_tokens=0, caption_max_tokens=5)
+        scene.image, mini, PAPER.with_changes({"caption.min_tokens": 0, "caption.max_tokens": 5})
     )  # the prompt and one word, "a"
     assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()
     assert json.loads(result.save(tmp_path / "empty")[1].read_text())["found"] == []
@@ -246,15 +246,36 @@ def test_a_real_photograph_goes_through(mini, voc_root):
         (np.zeros((8, 8, 3)), r"float64 of shape \(8, 8, 3\)"),
         (np.zeros((8, 8), np.uint8), r"uint8 of shape \(8, 8\)"),
         (np.zeros((8, 8, 4), np.uint8), r"uint8 of shape \(8, 8, 4\)"),
-        (Image.new("RGB", (8, 8)), "Image"),
-        ("cat.jpg", "str"),
     ],
 )
 def test_what_is_no_rgb_array_is_refused_with_what_it_is_and_what_to_pass(mini, image, what):
-    with pytest.raises(
-        ValueError, match=f"image 1 of the batch is {what}: pass RGB as a .height, width, 3. array of uint8"
-    ):
+    with pytest.raises(ValueError, match=f"a picture is {what}: pass RGB as a .height, width, 3. array of uint8"):
         segment_batch([np.zeros((8, 8, 3), np.uint8), image], mini, PAPER)
+
+
+def test_a_path_and_a_pil_image_are_segmented_as_their_pixels(mini, scene, vocabulary, result, tmp_path):
+    picture = Image.fromarray(scene.image)
+    picture.save(tmp_path / "scene.png")
+    for form in (tmp_path / "scene.png", str(tmp_path / "scene.png"), picture, picture.convert("RGBA")):
+        assert np.array_equal(segment(form, mini, PAPER, vocabulary).labels, result.labels)
+
+
+def test_a_file_is_turned_upright(scene, tmp_path):
+    lying = Image.fromarray(scene.image[:100])
+    exif = lying.getexif()
+    exif[274] = 6  # turn by a quarter, clockwise
+    lying.save(tmp_path / "lying.png", exif=exif)
+    assert np.array_equal(as_array(tmp_path / "lying.png"), np.rot90(scene.image[:100], -1))
+
+
+def test_what_is_no_picture_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(FileNotFoundError, match="no file 'cat.jpg': give the path"):
+        as_array("cat.jpg")
+    with pytest.raises(ValueError, match="text.png' is no picture that can be read"):
+        as_array(tmp_path / "text.png")
+    with pytest.raises(ValueError, match="not int: pass one of these"):
+        as_array(3)
 
 
 # ------------------------------------------------------------------------------------------------ saved results
@@ -282,10 +303,10 @@ def test_a_saved_result_reads_back(result, tmp_path):
 
 def test_a_saved_result_tells_each_segments_name_and_score(result):
     content = result.as_dict()
-    assert [segment["cluster"] for segment in content["segments"]] == [0, 1, 2, 3]
-    for segment, text, row in zip(content["segments"], result.assigned, result.scores):
-        assert segment["name"] == ("background" if text < 0 else result.texts[text])
-        assert text < 0 or segment["score"] == pytest.approx(row[text])
+    assert [part["cluster"] for part in content["segments"]] == [0, 1, 2, 3]
+    for part, text, row in zip(content["segments"], result.assigned, result.scores):
+        assert part["name"] == ("background" if text < 0 else result.texts[text])
+        assert text < 0 or part["score"] == pytest.approx(row[text])
 
 
 def test_a_name_with_a_dot_keeps_it(result, tmp_path):
@@ -298,7 +319,7 @@ def test_the_normalised_cut_finds_the_number_of_clusters(mini, scene, vocabulary
             segment(
                 scene.image,
                 mini,
-                PAPER.with_changes(clustering="normalised_cut", ncut_threshold=threshold, refinement="none"),
+                PAPER.with_changes({"clusters": NormalisedCut(threshold=threshold), "refinement": "none"}),
                 vocabulary,
             ).masks
         )
@@ -308,6 +329,6 @@ def test_the_normalised_cut_finds_the_number_of_clusters(mini, scene, vocabulary
 
 
 def test_dense_scores_are_those_of_the_patches_under_each_mask(mini, scene, vocabulary):
-    result = segment(scene.image, mini, PAPER.with_changes(view="dense", refinement="none"), vocabulary)
+    result = segment(scene.image, mini, PAPER.with_changes({"view": "dense", "refinement": "none"}), vocabulary)
     pooled = pooled_patches(mini.clip.encode_patches([scene.image])[0], result.masks)
     assert np.allclose(score_vectors(pooled, vocabulary.names[1:], mini.clip), result.scores, atol=1e-5)

@@ -3,7 +3,7 @@ import pytest
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 
-from fsdlib.refinement import kernel, marginals, paint, pamr, pamr_weights, refine, refine_pamr
+from fsdlib.refinement import Crf, Pamr, Unrefined, kernel, paint, pamr, pamr_weights
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +45,25 @@ def directly(
 @pytest.mark.parametrize("options", [DEFAULT, OTHER])
 def test_the_crf_is_pydensecrfs_called_directly(rough, options):
     image, masks = rough
-    for mask, refined in zip(masks, refine(image, masks, **options)):
+    for mask, refined in zip(masks, Crf(**options).refine(image, masks)):
         assert np.array_equal(refined, directly(image, mask, **options))
 
 
 def test_the_defaults_are_the_published_ones(rough):
     image, masks = rough
-    assert np.array_equal(refine(image, masks), refine(image, masks, **DEFAULT))
-    assert (refine(image, masks, **OTHER) != refine(image, masks)).any(axis=(1, 2)).tolist() == [True, True, False]
+    assert np.array_equal(Crf().refine(image, masks), Crf(**DEFAULT).refine(image, masks))
+    assert (Crf(**OTHER).refine(image, masks) != Crf().refine(image, masks)).any(axis=(1, 2)).tolist() == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_masks_are_refined_each_for_itself(rough):
     image, masks = rough
-    together = refine(image, masks)
+    together = Crf().refine(image, masks)
     assert together.shape == masks.shape and together.dtype == bool
-    assert all(np.array_equal(together[k], refine(image, masks[k : k + 1])[0]) for k in range(len(masks)))
+    assert all(np.array_equal(together[k], Crf().refine(image, masks[k : k + 1])[0]) for k in range(len(masks)))
 
 
 def test_a_mask_grows_to_the_edge_of_what_has_its_colour():
@@ -67,29 +71,33 @@ def test_a_mask_grows_to_the_edge_of_what_has_its_colour():
     image[8:32, 8:32] = (220, 40, 40)
     inside = np.zeros((1, 40, 40), bool)
     inside[0, 10:30, 10:30] = True
-    assert np.array_equal(refine(image, inside)[0], image[..., 0] > 100)
+    assert np.array_equal(Crf().refine(image, inside)[0], image[..., 0] > 100)
+
+
+def test_unrefined_masks_are_as_they_came(rough):
+    assert np.array_equal(Unrefined().refine(*rough), rough[1])
 
 
 def test_no_masks_stay_no_masks(rough):
-    assert refine(rough[0], rough[1][:0]).shape == (0, 120, 180)
+    assert Crf().refine(rough[0], rough[1][:0]).shape == (0, 120, 180)
 
 
 def test_views_of_other_arrays_are_refined_as_their_copies(rough):
     image, masks = rough
     assert np.array_equal(
-        refine(image[:, ::-1], masks[:1, :, ::-1]), refine(image[:, ::-1].copy(), masks[:1, :, ::-1].copy())
+        Crf().refine(image[:, ::-1], masks[:1, :, ::-1]), Crf().refine(image[:, ::-1].copy(), masks[:1, :, ::-1].copy())
     )
 
 
 def test_the_marginals_are_what_the_refined_masks_come_from(rough):
     image, masks = rough
-    believed = marginals(image, masks[0], **OTHER)
+    believed = Crf(**OTHER).marginals(image, masks[0])
     assert (
         believed.shape == (2, *masks[0].shape)
         and believed.dtype == np.float32
         and np.allclose(believed.sum(axis=0), 1, atol=1e-5)
     )
-    assert np.array_equal(believed[1] > believed[0], refine(image, masks[:1], **OTHER)[0])
+    assert np.array_equal(believed[1] > believed[0], Crf(**OTHER).refine(image, masks[:1])[0])
 
 
 def by_brute_force(
@@ -139,7 +147,7 @@ def test_the_crf_is_mean_field_over_all_pairs_with_symmetric_normalisation(optio
     image[2:6, 2:6] = (200, 80, 60)
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:5] = mask[1, 1] = True
-    assert np.abs(by_brute_force(image, mask, **options) - marginals(image, mask, **options)).max() < 0.05
+    assert np.abs(by_brute_force(image, mask, **options) - Crf(**options).marginals(image, mask)).max() < 0.05
 
 
 def test_the_kernels_worked_by_hand():
@@ -184,7 +192,7 @@ def test_on_a_constant_picture_pamr_leaves_a_masks_mean_as_long_as_it_is_off_the
 def test_an_empty_mask_and_a_full_one_are_fixed_points_of_pamr(rough):
     image, masks = rough
     uniform = np.stack([np.zeros_like(masks[0]), np.ones_like(masks[0])])
-    assert np.array_equal(refine_pamr(image, uniform), uniform)
+    assert np.array_equal(Pamr().refine(image, uniform), uniform)
 
 
 def test_pamr_respects_the_edge_between_two_colours():
@@ -192,20 +200,20 @@ def test_pamr_respects_the_edge_between_two_colours():
     image[:, :15], image[:, 15:] = (220, 40, 40), (40, 40, 220)
     rough = np.random.default_rng(0).random((1, 30, 30)) < np.where(np.arange(30) < 15, 0.7, 0.2)
     assert np.array_equal(
-        refine_pamr(image, rough, dilations=(1, 2, 4))[0], np.broadcast_to(np.arange(30) < 15, (30, 30))
+        Pamr(dilations=(1, 2, 4)).refine(image, rough)[0], np.broadcast_to(np.arange(30) < 15, (30, 30))
     )
 
 
 def test_pamr_refines_each_mask_for_itself_and_alike_every_time(rough):
     image, masks = rough
-    together = refine_pamr(image, masks)
+    together = Pamr().refine(image, masks)
     assert (
         together.shape == masks.shape
         and together.dtype == bool
-        and np.array_equal(together, refine_pamr(image.copy(), masks))
+        and np.array_equal(together, Pamr().refine(image.copy(), masks))
     )
-    assert all(np.array_equal(together[k], refine_pamr(image, masks[k : k + 1])[0]) for k in range(len(masks)))
-    assert refine_pamr(image, masks[:0]).shape == (0, 120, 180)
+    assert all(np.array_equal(together[k], Pamr().refine(image, masks[k : k + 1])[0]) for k in range(len(masks)))
+    assert Pamr().refine(image, masks[:0]).shape == (0, 120, 180)
 
 
 def test_row_10_worked_by_hand():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fsdlib.measure import report
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.recipe import BEST, PAPER
@@ -24,10 +24,10 @@ def folder(mini, tmp_path_factory):
     for recipe in (BEST, PAPER):
         for mode in ("open", "closed"):
             evaluate(
-                dataset, FreeSegDiff(mini, recipe.with_changes(vocabulary_mode=mode)), folder / f"{recipe.name}-{mode}"
+                dataset, FreeSegDiff(mini, recipe.with_changes({"vocabulary": mode})), folder / f"{recipe.name}-{mode}"
             )
     evaluate(dataset, FreeSegDiff(mini, PAPER), folder / "half", shard="0/2", batch_size=2)
-    evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes(vocabulary_mode="closed")), folder / "a-part", limit=2)
+    evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": "closed"})), folder / "a-part", limit=2)
     return folder
 
 

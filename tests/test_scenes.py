@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.project import ROOT
 from fsdlib.world.scenes import PATTERNS, STYLES, VOID, close_up, scene_of_split, sprites, world_classes, write_scenes
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torchmetrics import ConfusionMatrix, JaccardIndex
 
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.scores import (
     VOID,
     areas,

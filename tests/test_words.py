@@ -10,7 +10,6 @@ from fsdlib.words import (
     Word,
     candidates,
     class_encodings,
-    correlation_distance,
     open_names,
     present,
     spoken_classes,
@@ -170,9 +169,3 @@ def test_classes_are_spoken_of_by_any_form_and_the_longest_one_first(sentence, s
     forms = dict(person=("woman",), dog=("puppy",), **{"hot dog": ()}, knife=(), bus=(), mouse=(), cat=())
     listed = Vocabulary(("background", *forms), (("background",), *((name, *others) for name, others in forms.items())))
     assert spoken_classes(sentence, listed) == spoken
-
-
-def test_correlation_distance_is_scipys():
-    random = np.random.default_rng(0)
-    a, b = random.normal(3, 2, (5, 17)), random.normal(-1, 4, (7, 17))
-    assert np.allclose(correlation_distance(a, b), cdist(a, b, "correlation"))

@@ -1,1 +1,1 @@
-"""Measuring: datasets in their official layouts, the run over one, scores under named protocols, the report of many runs."""
+"""Measuring: datasets in their official layouts, runs over them, scores under named protocols, reports of runs."""

@@ -1,17 +1,15 @@
 """The files that datasets come in: how a person fetches them, and fetching them, whole and checked."""
 
-import hashlib
 import os
 import shutil
 import tarfile
 import tempfile
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+import pooch
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,10 @@ def commands(what: str, archives: Sequence[Archive]) -> str:
 def download(archives: Sequence[Archive], root: Path | str) -> Path:
     """Fetch archives and unpack what is needed of them under `root`, which is returned.
 
-    What is there already is left as it is. Everything else appears whole, after its archive's checksum was found right, or
-    not at all. Raises ValueError for a wrong checksum, a transfer cut short and an archive that was changed.
+    What is there already is left as it is. Everything else appears whole, after its archive's checksum was found right,
+    or not at all. A failed transfer is tried three times more, each time from its first byte: pooch cannot resume one,
+    which `wget -c` in `commands` can. Raises ValueError for a wrong checksum, a transfer that failed to the end and an
+    archive that was changed.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -84,17 +84,13 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
 
 
 def _fetch(archive: Archive, file: Path) -> None:
-    digest = hashlib.md5(usedforsecurity=False)
-    with urllib.request.urlopen(archive.url) as source, open(file, "wb") as target:
-        length = int(source.headers.get("Content-Length", 0))
-        with tqdm(total=length or None, unit="B", unit_scale=True, desc=archive.file) as bar:
-            while chunk := source.read(1 << 20):
-                target.write(chunk)
-                digest.update(chunk)
-                bar.update(len(chunk))
-    if length not in (0, file.stat().st_size):
-        raise ValueError(f"{archive.url} stopped after {file.stat().st_size} of {length} bytes: try again")
-    if archive.md5 not in (None, digest.hexdigest()):
+    name, known = archive.file, f"md5:{archive.md5}" if archive.md5 else None
+    shelf = pooch.create(file.parent, base_url="", registry={name: known}, urls={name: archive.url}, retry_if_failed=3)
+    try:
+        shelf.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20))
+    except OSError as error:  # what requests raises is one too
+        raise ValueError(f"{archive.url} cannot be fetched ({error}): try again, or fetch it by hand") from error
+    except ValueError as error:
         raise ValueError(
-            f"{archive.url} came with the checksum {digest.hexdigest()}, not {archive.md5}: try again, or ask who changed it"
-        )
+            f"{archive.url} came with the checksum of another file, not {archive.md5}: ask who changed it, or fetch it by hand"
+        ) from error

@@ -1,4 +1,4 @@
-"""An evaluation on many processes or machines with Ray: an actor pool, one model set an actor, one output folder for all.
+"""An evaluation on many processes or machines with Ray: a pool of actors, a model set each, one output folder for all.
 
 On one machine Ray is started for the run. On a cluster, start Ray on every node (`ray start --head`, then
 `ray start --address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the
@@ -19,7 +19,10 @@ from fsdlib.measure.worker import Worker
 
 
 class Actor:
-    """A worker in a process of its own, which loads its models once. Ray Data hands it rows and takes rows, so lists travel as JSON."""
+    """A worker in a process of its own, which loads its models once.
+
+    Ray Data hands it rows and takes rows, so lists travel as JSON.
+    """
 
     def __init__(self, arguments: tuple):
         self.worker = Worker(*arguments)
@@ -65,7 +68,7 @@ def on_ray(
 
 @contextmanager
 def _cluster(ray, workers: int):
-    """The cluster that RAY_ADDRESS names or that is there already; else one on this machine, which ends with the run."""
+    """The cluster that RAY_ADDRESS names or that is there; else one on this machine, which ends with the run."""
     if ray.is_initialized():
         yield
         return

@@ -22,7 +22,8 @@ from fsdlib.project import DATA, REPORTS, write_atomically
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
 PROTOCOLS = ("dataset", "per_image")
 BENCHMARKS = ("voc21", "context60", "coco_object")  # what published.csv has figures for
-# The datasets here that are those benchmarks. COCO's instances, drawn, are not quite the maps that the published figures are over.
+# The datasets here that are those benchmarks. COCO's instances, drawn, are not quite the maps that published figures
+# are over.
 SAME = {"voc12": "voc21", "context60": "context60", "coco_object_maps": "coco_object", "coco_object": "coco_object"}
 MODES = {
     "closed": "class list",
@@ -44,7 +45,7 @@ class Run:
 
     @property
     def recipe(self) -> str:
-        return self.summary["recipe"]["name"].split("-vocabulary_mode=")[0]
+        return self.summary["recipe"]["name"].split("-vocabulary=")[0]
 
     @property
     def mode(self) -> str:
@@ -118,8 +119,8 @@ def published() -> pd.DataFrame:
 def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     """mIoU in percent under one protocol on the benchmarks with published figures: the published systems, then ours.
 
-    A run over a part of a split, or with models that know no photographs, says so in `note`. The last row is what an empty
-    label map, which names nothing, scores on the same images.
+    A run over a part of a split, or with models that know no photographs, says so in `note`. The last row is what an
+    empty label map, which names nothing, scores on the same images.
     """
     theirs = published().query("protocol == @protocol")
     rows = [
@@ -173,7 +174,10 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
 
 
 def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every score of every run, in percent, one row a run; each protocol's mIoU has its own columns: the score, its interval (95 %), an empty label map's."""
+    """Every score of every run, in percent, one row a run.
+
+    Each protocol's mIoU has its own columns: the score, its interval (95 %), an empty label map's.
+    """
     rows = []
     for run in runs:
         s = run.summary
@@ -198,7 +202,7 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Stage by stage what each run's parts are worth, in percent: captions, masks apart from names, names apart from masks."""
+    """What each run's stages are worth, in percent: captions, masks apart from names, names apart from masks."""
     rows = []
     for run in runs:
         s = run.summary
@@ -219,7 +223,10 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
-    """What an evaluation of published models on Pascal VOC needs, as `fsdlib.world.rehearsal.needs` measured it: one row a recipe and batch size."""
+    """What an evaluation of published models on Pascal VOC needs: one row a recipe and batch size.
+
+    As `fsdlib.world.rehearsal.needs` measured it.
+    """
     content = json.loads(path.read_text())
     rows = [
         {
@@ -237,7 +244,10 @@ def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
 
 
 def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
-    """A table as a notebook shows it: rounded, in small letters, empty where nothing is known; the same table gives the same HTML."""
+    """A table as a notebook shows it: rounded, in small letters, empty where nothing is known.
+
+    The same table gives the same HTML.
+    """
     style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="").hide()
     return HTML(style.set_table_attributes('style="font-size: 72%"').to_html())
 
@@ -322,7 +332,10 @@ def show_classes(runs: Sequence[Run]):
 
 
 def worst_confusions(run: Run, count: int = 12) -> pd.DataFrame:
-    """The pairs of classes with most pixels confused between them, void out: truth, prediction, pixels, share of the truth's pixels."""
+    """The pairs of classes with most pixels confused between them, void out.
+
+    Columns: truth, prediction, pixels, share of the truth's pixels.
+    """
     return _shares(run).query("truth != prediction").nlargest(count, "pixels").reset_index(drop=True)
 
 
@@ -333,7 +346,10 @@ def _shares(run: Run) -> pd.DataFrame:
 
 
 def show_confusions(run: Run, count: int = 12):
-    """The confusion matrix of the classes in the worst confusions, each row as shares of all the truth's pixels; returns the axes."""
+    """The confusion matrix of the classes in the worst confusions, each row as shares of all the truth's pixels.
+
+    Returns the axes.
+    """
     worst = worst_confusions(run, count)
     order = [name for name in run.summary["iou_of_classes"] if name in set(worst.truth) | set(worst.prediction)]
     shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(
@@ -376,7 +392,10 @@ def show_by_number(runs: Sequence[Run], most: int = 6):
 
 
 def show_by_size(runs: Sequence[Run]):
-    """IoU of a class in an image against the share of the image that it covers, the mean and its 95 % interval; returns the axes."""
+    """IoU of a class in an image against the share of the image that it covers, the mean and its 95 % interval.
+
+    Returns the axes.
+    """
     rows = pd.concat([run.objects.assign(run=run.title) for run in runs])
     bins = pd.cut(rows.share, [*SHARES, 1.01], right=False, labels=list(SHARES.values()))
     return _means(
@@ -415,7 +434,10 @@ def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: 
 
 
 def show_stages(runs: Sequence[Run]):
-    """Seconds an image and stage, one bar a run, for runs whose timings are at hand; returns the axes, or None where none are."""
+    """Seconds an image and stage, one bar a run, for runs whose timings are at hand.
+
+    Returns the axes, or None where none are.
+    """
     timed = [(run, run.timing) for run in runs if run.timing and run.timing.get("seconds_an_image")]
     if not timed:
         return None
@@ -435,7 +457,7 @@ def show_stages(runs: Sequence[Run]):
 
 
 def best_median_worst(run: Run, each: int = 3) -> pd.DataFrame:
-    """The images with the best, the middle and the worst mIoU, `each` of each, best first, with their `place`; ties in the order of their ids.
+    """The images with the best, the middle and the worst mIoU, `each` of each, best first, with their `place`.
 
     Where there are too few images for that, all of them.
     """

@@ -1,4 +1,4 @@
-"""A method on a dataset: every image's result written once and whole, then a summary with all scores under both protocols.
+"""A method on a dataset: every image's result written once and whole, then a summary of all scores in both protocols.
 
 A run that was stopped, killed even, goes on where it was and ends with the same bytes as one that never was. Its folder
 belongs to one configuration and refuses another. Work goes by batches of neighbouring images, always the same ones, so
@@ -66,11 +66,13 @@ def evaluate(
 ) -> Evaluation:
     """Segment the dataset's first `limit` images (all by default) and score them; results are kept under `folder`.
 
-    batch_size: images a forward pass; halved, with a note, where a GPU's memory does not hold them. engine: "local" runs in
-    this process, "ray" in `workers` processes on this machine or a Ray cluster (see `fsdlib.measure.on_ray`). shard: "i/n"
-    does every n-th batch from the i-th, for array jobs; whichever shard finds all images done writes the summary.
+    batch_size: images a forward pass; halved, with a note, where a GPU's memory does not hold them. engine: "local"
+    runs in this process, "ray" in `workers` processes on this machine or a Ray cluster (see `fsdlib.measure.on_ray`).
+    shard: "i/n" does every n-th batch from the i-th, for array jobs; whichever shard finds all images done writes the
+    summary.
     threads: of the CPU, a worker; more are faster but another number may change rounding. An image that fails has a row
-    with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed at the end.
+    with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed
+    at the end.
 
     Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those.
     """

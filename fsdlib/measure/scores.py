@@ -1,8 +1,9 @@
 """Scores: one confusion count an image, and from those every number the field reports.
 
-`dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or prediction:
-what the literature reports. `per_image`: IoU averaged over the classes present in an image's truth, then over images,
-void counted as background: what FreeSeg-Diff reports (RECIPE row 11). The two differ by many points on one prediction.
+`dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or
+prediction: what the literature reports. `per_image`: IoU averaged over the classes present in an image's truth, then
+over images, void counted as background: what FreeSeg-Diff reports (RECIPE row 11). The two differ by many points on one
+prediction.
 
 Label 0 is the background. Where a class list has none (`background=False`) label 0 is a pixel without a name: it is no
 class in any mean, though a class's missed pixels still count against it, and void is out in both protocols.
@@ -22,7 +23,8 @@ VOID = 255
 def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
     """Pixel counts, (classes + 1, classes) int64: rows the truth, the last row void; columns the prediction.
 
-    prediction, truth: (H, W) integers below `classes`, truth also 255 for void. Raises ValueError for other shapes or labels.
+    prediction, truth: (H, W) integers below `classes`, truth also 255 for void. Raises ValueError for other shapes or
+    labels.
     """
     if prediction.shape != truth.shape:
         raise ValueError(
@@ -40,12 +42,15 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
 
 
 def iou_of_classes(counts: np.ndarray) -> np.ndarray:
-    """IoU of every class from (classes, classes) counts without void: (classes,) float64, nan where a class occurs nowhere."""
+    """IoU of every class from (classes, classes) counts without void: (classes,) float64, nan for absent ones."""
     return iou_of_areas(areas(np.vstack([counts, np.zeros_like(counts[:1])])))
 
 
 def areas(counts: np.ndarray) -> np.ndarray:
-    """Pixels of every class that are right, in the truth, in the prediction, void out: (3, classes) int64; sums over images add up."""
+    """Pixels of every class that are right, in the truth, in the prediction, void out: (3, classes) int64.
+
+    Sums over images add up.
+    """
     return np.stack([np.diag(counts), counts[:-1].sum(axis=1), counts[:-1].sum(axis=0)])
 
 
@@ -56,14 +61,20 @@ def iou_of_areas(found: np.ndarray) -> np.ndarray:
 
 
 def dataset_iou(counts: Sequence[np.ndarray], background: bool = True) -> np.ndarray:
-    """IoU of every class over a split, void out; its nanmean is the `dataset` mIoU. counts: from `confusion`, one an image, or their sum as the only one."""
+    """IoU of every class over a split, void out; its nanmean is the `dataset` mIoU.
+
+    counts: from `confusion`, one an image, or their sum as the only one.
+    """
     found = iou_of_classes(np.sum(counts, axis=0)[:-1])
     found[: 0 if background else 1] = np.nan
     return found
 
 
 def image_iou(counts: np.ndarray, background: bool = True) -> np.ndarray:
-    """One image's IoU of the classes present in its truth, void as background; nan for all others. counts: from `confusion`."""
+    """One image's IoU of the classes present in its truth, void as background; nan for all others.
+
+    counts: from `confusion`.
+    """
     folded = counts[:-1].copy()
     if background:
         folded[0] += counts[-1]
@@ -99,7 +110,8 @@ def miou(counts: Sequence[np.ndarray], background: bool = True) -> dict[str, flo
 def metrics(total: np.ndarray, background: bool = True) -> dict[str, float]:
     """What one confusion matrix over a split says, void out, 0 to 1. total: the sum of `confusion` over images.
 
-    miou: IoU, the mean over classes that occur in truth or prediction. pixel_accuracy: the share of pixels that are right.
+    miou: IoU, the mean over classes that occur in truth or prediction. pixel_accuracy: the share of pixels that are
+    right.
     mean_accuracy: each class's share of right pixels, the mean over classes in the truth. frequency_weighted_iou: IoU
     weighted by the classes' pixels in the truth (Long et al., CVPR 2015, section 5). With background=False all four
     are over the other classes' pixels in the truth; what is wrongly said of the background's still lowers IoU.
@@ -124,11 +136,12 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of both protocols' mIoU over resampled images: {"dataset": (low, high), "per_image": (low, high)}.
+    """Percentile intervals of both protocols' mIoU over resampled images: {"dataset" or "per_image": (low, high)}.
 
-    of_images: (N, 3, classes), `areas` of each image; image_mious: (N,), nan where an image has none. Images are drawn with
-    replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws. A class that no drawn image
-    holds keeps its IoU over all images: left out, rare classes, which are often the worst, would lift the mean of the draws.
+    of_images: (N, 3, classes), `areas` of each image; image_mious: (N,), nan where an image has none. Images are drawn
+    with replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws. A class that no
+    drawn image holds keeps its IoU over all images: left out, rare classes, which are often the worst, would lift the
+    mean of the draws.
     """
     random, count = np.random.default_rng(seed), len(of_images)
     known, values = ~np.isnan(image_mious), np.nan_to_num(image_mious)
@@ -162,7 +175,7 @@ def majority_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def hungarian_labels(clusters: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Each class takes one cluster at most, so that the sum of their IoU is highest; clusters without a class are background.
+    """Each class takes one cluster at most, so that the sum of IoU is highest; clusters without a class are background.
 
     The matching of DiffSeg and DiffCut, harsher than `majority_labels`: parts of one object do not add up. clusters,
     truth: (H, W) integers, truth with 255 for void, which counts for nothing.
@@ -208,7 +221,7 @@ def enlarged(clusters: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def matched_miou(clusters: np.ndarray, truth: np.ndarray) -> float:
-    """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, every cluster given its majority class.
+    """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, clusters of their majority class.
 
     clusters: (h, w) uint8, enlarged to the truth by nearest neighbour; truth: (H, W) integers, 255 for void.
     """

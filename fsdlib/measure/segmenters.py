@@ -1,6 +1,7 @@
 """What can be evaluated: the project's own method, and what any other needs to be measured beside it."""
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,8 +76,8 @@ class FreeSegDiff:
             models=self.models.name,
             identity=identity,
             recipe=self.recipe.model_dump(mode="json"),
-            vocabulary_mode=self.recipe.vocabulary_mode,
-            code=_code(),
+            vocabulary_mode=self.recipe.vocabulary.kind,
+            code=_code(self.recipe),
         )
 
     @cached_property
@@ -89,10 +90,8 @@ class FreeSegDiff:
     def segment(
         self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int
     ) -> list[Prediction]:
-        free, told = self.recipe.vocabulary_mode == "open", self.recipe.vocabulary_mode == "oracle"
-        results = pipeline.segment_batch(
-            images, self.loaded, self.recipe, None if free else vocabulary, seed, present if told else None
-        )
+        free = isinstance(self.recipe.vocabulary, words.Open)
+        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else vocabulary, seed, present)
         return [self._prediction(result, vocabulary, free) for result in results]
 
     def _prediction(self, result: pipeline.Result, vocabulary: Vocabulary, free: bool) -> Prediction:
@@ -119,13 +118,14 @@ class FreeSegDiff:
         )
 
     def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> list[int]:
-        found = naming.score_masks(
-            image, masks, vocabulary.names[1:], self.loaded.clip, self.recipe.view, self.recipe.text_templates
-        )
+        found = self.recipe.view.score(image, masks, vocabulary.names[1:], self.loaded.clip)
         return (found.argmax(axis=1) + 1).tolist()
 
 
-def _code() -> str:
-    """A hash over the stages' source, so that results of an older version are not taken for this one's."""
+def _code(recipe: Recipe) -> str:
+    """A hash over the stages' source and that of choices written elsewhere, so that an older version's results are not taken for this one's."""
     modules = (words, captioning, features, clusters, naming, refinement, pipeline)
-    return hashlib.sha256(b"".join(Path(module.__file__).read_bytes() for module in modules)).hexdigest()
+    own = [Path(module.__file__).read_bytes() for module in modules]
+    elsewhere = [type(choice) for choice in recipe.parts() if not type(choice).__module__.startswith("fsdlib.")]
+    own += [inspect.getsource(way).encode() for way in elsewhere]
+    return hashlib.sha256(b"".join(own)).hexdigest()

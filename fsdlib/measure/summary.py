@@ -1,4 +1,4 @@
-"""From the rows of an evaluation to its summary: every score, with its interval, and the tables that reports are made of."""
+"""From the rows of an evaluation to its summary: every score, with its interval, and the tables of reports."""
 
 import importlib.metadata
 import json
@@ -24,8 +24,9 @@ TABLES = ("images", "objects", "confusion", "mapping")  # the CSVs that a summar
 class Evaluation:
     """What a run has found so far: all of `wanted` images where `finished`.
 
-    table: one row an image; objects: one row a class in an image; confusion: (classes + 1, classes) pixel counts over all
-    images, as `scores.confusion`; summary: as in summary.json. Without masks to compare with there are only captions and names.
+    table: one row an image; objects: one row a class in an image; confusion: (classes + 1, classes) pixel counts over
+    all images, as `scores.confusion`; summary: as in summary.json. Without masks to compare with there are only
+    captions and names.
     """
 
     folder: Path
@@ -71,7 +72,7 @@ def dense(cells: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 
 class Totals:
-    """Sums over rows, so that memory does not grow with the label maps: a few numbers an image are kept for the intervals."""
+    """Sums over rows, so that memory does not grow with label maps: only a few numbers an image are kept."""
 
     def __init__(self, classes: int, background: bool):
         self.classes, self.background = classes, background
@@ -159,7 +160,8 @@ def _share(part: int, whole: int) -> float:
 def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Evaluation:
     """Everything that follows from the rows of the `wanted` images.
 
-    The files are written where all of those are there, but never over a summary of this configuration that is over more images.
+    The files are written where all of those are there, but never over a summary of this configuration that is over more
+    images.
     """
     vocabulary = dataset.vocabulary
     totals, table, objects, mapping, failed, timings = (

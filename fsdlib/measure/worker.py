@@ -1,4 +1,4 @@
-"""The worker of a run: segments batches of a dataset, counts, and writes one row an image. There may be many on one folder."""
+"""The worker of a run: segments batches of a dataset, counts, and writes one row an image. Many may share a folder."""
 
 import io
 import json
@@ -42,7 +42,10 @@ class Worker:
         self.notes: list[str] = []
 
     def __call__(self, batch: Sequence[int], missing: Sequence[int]) -> tuple[list[dict], list[str]]:
-        """Segment the images of `batch` and write those that are `missing`; returns their rows, and notes for whoever watches."""
+        """Segment the images of `batch` and write those that are `missing`.
+
+        Returns their rows, and notes for whoever watches.
+        """
         with _threads(self.threads):
             outcomes = self._outcomes(batch)
             rows = [self._write(i, outcomes[i]) for i in missing]
@@ -50,7 +53,7 @@ class Worker:
         return rows, notes
 
     def _outcomes(self, batch: Sequence[int]) -> dict[int, tuple | Exception]:
-        """For each image its picture, truth and prediction, with the size of the batch it was in, or what went wrong."""
+        """For each image its picture, truth and prediction, with the size of its batch, or what went wrong."""
         outcomes, read = {}, {}
         for i in batch:
             try:
@@ -181,7 +184,7 @@ def _memory() -> dict[str, int]:
 
 @contextmanager
 def _threads(count: int):
-    """So many CPU threads for every library, then as many as before: sums over more threads are rounded in another order."""
+    """So many CPU threads for every library, then as many as before: more threads sum and round in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -24,7 +24,7 @@ def worth(
     variants: Sequence[Sequence[str]] = tuple(dict.fromkeys(ALONE + TOGETHER)),
     perceptions: Sequence[Perception | None] | None = None,
 ) -> pd.DataFrame:
-    """Both protocols' mIoU with each set of perfect stages: one row a variant, columns `dataset` and `per_image`, 0 to 1.
+    """Both protocols' mIoU with each set of perfect stages: one row a variant, columns `dataset`, `per_image`, 0 to 1.
 
     perceptions: one a picture, where they are at hand, from `fsdlib.pipeline.perceive`.
     """

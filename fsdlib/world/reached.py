@@ -11,31 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
-from fsdlib import names as naming
 from fsdlib.caption import caption
-from fsdlib.clusters import cluster, masks
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import Dataset, open_dataset
-from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.measure.datasets import Dataset
+from fsdlib.models import Captioner, Clip, Models, load_captioner, load_clip, load_models, quiet
+from fsdlib.names import BlackFrame, Crop, View
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
-from fsdlib.world.scenes import STYLES, Scene, world_classes, write_scenes
+from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, colours, matched_counts
+from fsdlib.world.scenes import STYLES, write_scenes
 from fsdlib.world.training import TRAINERS, Settings
-
-# The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
-PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
-PROBE_PASS = dict(timestep=300, noise_samples=3)
-GRID = 16
 
 
 def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabulary: Vocabulary) -> dict[str, float]:
@@ -45,18 +40,19 @@ def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabu
     return dict(recall=hits / max(1, sum(map(len, present))), precision=hits / max(1, sum(map(len, spoken))))
 
 
-def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: str = "black_frame") -> np.ndarray:
+def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: View | None = None) -> np.ndarray:
     """How ground-truth masks are named among all classes: (classes - 1, classes - 1) int64 counts of masks, rows the truth.
 
     The background is no row and no column: row 0 is the class with label 1.
     """
     names = dataset.vocabulary.names[1:]
     counts = np.zeros((len(names), len(names)), np.int64)
-    for i in tqdm(range(count), desc=f"naming ({view})"):
+    view = view or BlackFrame()
+    for i in tqdm(range(count), desc=f"naming ({view.kind})"):
         labels = dataset.labels(i)
         present = np.setdiff1d(labels, (0, scores.VOID))
-        pictures = naming.views(dataset.image(i), np.stack([labels == label for label in present]), view)
-        chosen = naming.score(pictures, names, clip).argmax(axis=1)
+        found = view.score(dataset.image(i), labels == present[:, None, None], names, clip)
+        chosen = found.argmax(axis=1)
         np.add.at(counts, (present - 1, chosen), 1)
     return counts
 
@@ -77,16 +73,6 @@ def retrieval(dataset: Dataset, sentences: Sequence[str], clip: Clip) -> dict[st
         caption_at_1=float((similarity.argmax(axis=1) == own).mean()),
         scene_at_1=float((similarity.argmax(axis=0) == own).mean()),
     )
-
-
-def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """K-means on (C, h, w) features, K the classes in the truth (background too) plus one, every cluster given its majority class.
-
-    Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features are worth apart from names.
-    """
-    k = len(np.setdiff1d(truth, [scores.VOID])) + 1
-    regions = masks(cluster(array, k, seed), *truth.shape).argmax(axis=0)
-    return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
 
 
 def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) -> dict[str, float]:
@@ -117,13 +103,10 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
             name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()
         }
         arrays = {name: stack([array[0] for array in found], GRID, normalise=True) for name, found in arrays.items()}
-        colours = (
-            np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX), np.float32).transpose(2, 0, 1)
-            / 255
-        )
+        rgb = colours(image)
         arrays |= {
-            "rgb": colours,
-            "rgb_position": np.concatenate([colours, y[None], x[None]]),
+            "rgb": rgb,
+            "rgb_position": np.concatenate([rgb, y[None], x[None]]),
             "latents": stack([latent[0]], GRID),
         }
         arrays["clip"] = stack([clip_patches(image, models.clip)], GRID, normalise=True)
@@ -156,37 +139,6 @@ def captioner_patches(image: np.ndarray, captioner: Captioner) -> np.ndarray:
     return states.T.unflatten(1, (side, side)).float().cpu().numpy()
 
 
-def probe_taps(
-    diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3
-) -> pd.DataFrame:
-    """Majority-matched mIoU of each self-attention output, and of the paper's queries together, at each timestep.
-
-    For choosing taps: give it scenes of the train split. Rows: tap and timestep.
-    """
-    grids = {tap.grid for grid in (1, 10**6) for tap in find_taps(diffusion, grid=grid)}
-    single = [tap for grid in sorted(grids) for tap in find_taps(diffusion, "self_attention_output", grid=grid)]
-    groups = {tap.module: [tap] for tap in single} | {"all queries at 16x16": find_taps(diffusion)}
-    rows = []
-    for timestep in timesteps:
-        counts: dict[str, list[np.ndarray]] = {name: [] for name in groups}
-        for scene in scenes:
-            latent = latents([scene.image], diffusion)
-            everything = [tap for taps in groups.values() for tap in taps]
-            found = features(
-                latent, diffusion, everything, [image_seed(scene.image, "noise")], timestep, "", noise_samples
-            )
-            maps = {tap: array[0] for tap, array in zip(everything, found)}
-            for name, taps in groups.items():
-                array = stack([maps[tap] for tap in taps], GRID, normalise=True)
-                counts[name].append(
-                    matched_counts(array, scene.labels, len(world_classes()) + 1, image_seed(scene.image, "clusters"))
-                )
-        rows += [
-            dict(tap=name, timestep=timestep, miou=scores.miou(of_name)["dataset"]) for name, of_name in counts.items()
-        ]
-    return pd.DataFrame(rows)
-
-
 def open_words(
     dataset: Dataset,
     count: int,
@@ -198,7 +150,7 @@ def open_words(
 ) -> dict:
     """How often objects of classes that no list holds get their name from the caption's words.
 
-    The vocabulary is the dataset's without `left_out`; the caption's words are the names (vocabulary_mode "open"). An
+    The vocabulary is the dataset's without `left_out`; the caption's words are the names (the mode "open"). An
     object's class is named right where most of its pixels carry one of the class's words. Returns `scenes`, the number
     that hold a left-out class, and `named_right`, the share of those in which every such class is named right.
     """
@@ -214,7 +166,7 @@ def open_words(
     for start in tqdm(range(0, len(holding), batch_size), desc="open vocabulary"):
         chosen = holding[start : start + batch_size]
         results = segment_batch(
-            [dataset.image(i) for i in chosen], models, recipe.with_changes(vocabulary_mode="open"), listed, seed
+            [dataset.image(i) for i in chosen], models, recipe.with_changes({"vocabulary": "open"}), listed, seed
         )
         for i, result in zip(chosen, results):
             truth = dataset.labels(i)
@@ -258,7 +210,7 @@ def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_s
         captions=_spoken(dataset, models.captioner, count),
         naming=dict(
             accuracy=accuracy(naming_confusion(dataset, count, models.clip)),
-            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models.clip, "crop")),
+            accuracy_on_crops=accuracy(naming_confusion(dataset, count, models.clip, Crop())),
         ),
         retrieval=retrieval(dataset, [dataset.captions[dataset.ids[i]][0] for i in range(count)], models.clip),
         features=feature_scores(dataset, count, models, seed),

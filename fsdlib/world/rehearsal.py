@@ -39,7 +39,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import WordPiece
 from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTextConfig, CLIPTextModel
 
-from fsdlib.measure.datasets import open_dataset
+from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.models import MODEL_SETS, ModelSet, Source, load_models, sources
@@ -426,7 +426,7 @@ if __name__ == "__main__":
     try:
         written = write_cache(arguments.cache, sources(arguments.models).values(), arguments.seed)
     except (FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error
     for repository, snapshot in written.items():
         size = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
         print(f"{repository}: {size / 1e9:.2f} GB of random numbers in {snapshot}")

@@ -1,0 +1,152 @@
+"""Charts of what was measured: every function draws on the axes it is given (or on new ones) and returns them."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+BLUE, YELLOW, GREY, PALE = "#1b6ca8", "#e0a03a", "#8a8a8a", "0.7"
+PROTOCOL_COLOURS = dict(dataset=BLUE, per_image=YELLOW)
+
+
+def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
+    """Per-class IoU as sorted horizontal bars; classes that occur nowhere (nan) are left out."""
+    kept = sorted(
+        ((name, value) for name, value in iou.items() if value is not None and not np.isnan(value)),
+        key=lambda pair: -pair[1],
+    )
+    ax = ax or plt.subplots(figsize=(6, 0.19 * len(kept) + 0.8))[1]
+    sns.barplot(x=[100 * value for _, value in kept], y=[name for name, _ in kept], color=BLUE, ax=ax)
+    ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=title)
+    ax.tick_params(axis="y", labelsize=8)
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_history(history: Sequence[dict], ax=None, title: str = ""):
+    """Training and validation loss against steps, from the rows that `fsdlib.world.training.fit` returns."""
+    ax = ax or plt.subplots(figsize=(5, 2.6))[1]
+    steps = [row["step"] for row in history]
+    ax.plot(steps, [row["train"] for row in history], color=GREY, label="training")
+    ax.plot(steps, [row["validation"] for row in history], color=BLUE, label="held out")
+    ax.set(xlabel="step", ylabel="loss", title=f"{title} ({history[-1]['seconds'] / 60:.0f} min)")
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str = ""):
+    """A confusion matrix as a heatmap: rows the truth, columns what was said, each row as shares of its sum.
+
+    counts: (N, N) integers; rows without any count stay empty.
+    """
+    ax = ax or plt.subplots(figsize=(0.19 * len(names) + 2.2, 0.19 * len(names) + 1.4))[1]
+    sums = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
+    labels = dict(xticklabels=names, yticklabels=names)
+    sns.heatmap(
+        shares,
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        linewidths=0.2,
+        linecolor="0.9",
+        square=True,
+        cbar_kws=dict(shrink=0.6, label="share of masks"),
+        ax=ax,
+        **labels,
+    )
+    ax.set(xlabel="named", ylabel="is", title=title)
+    ax.tick_params(labelsize=7)
+    return ax
+
+
+def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = "mIoU", highlighted: str = ""):
+    """Named scores as sorted horizontal bars with their values; one of them may stand out."""
+    ordered = sorted(scores.items(), key=lambda pair: -pair[1])
+    ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
+    bars = ax.barh(
+        [name for name, _ in ordered],
+        [value for _, value in ordered],
+        color=[BLUE if name == highlighted else PALE for name, _ in ordered],
+    )
+    ax.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel=unit, title=title, xlim=(0, max(value for _, value in ordered) * 1.15))
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "mIoU (%)"):
+    """Bars of both protocols side by side, one pair a row.
+
+    table: columns `dataset` and `per_image`, 0 to 1, the index names the rows.
+    """
+    ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
+    percent = 100 * table[["dataset", "per_image"]]
+    places = np.arange(len(table))
+    for offset, (protocol, colour) in zip((-0.2, 0.2), PROTOCOL_COLOURS.items()):
+        bars = ax.barh(places + offset, percent[protocol], height=0.38, color=colour, label=protocol)
+        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.set_yticks(places, table.index)
+    ax.invert_yaxis()
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.margins(x=0.12)
+    ax.set(xlabel=unit, title=title)
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None):
+    """Published numbers as dots, one panel a protocol, so that no two protocols share an axis.
+
+    table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
+    """
+    sizes = table.groupby("protocol").size().sort_values(ascending=False)
+    figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
+    axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
+    for ax, protocol in zip(np.atleast_1d(axes), sizes.index):
+        rows = table[table.protocol == protocol].sort_values(next(iter(benchmarks)), na_position="first")
+        for (column, name), colour, marker in zip(benchmarks.items(), sns.color_palette("deep"), "oDs"):
+            ax.plot(rows[column], rows.system, linestyle="", marker=marker, markersize=6, color=colour, label=name)
+        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", ylim=(-0.7, len(rows) - 0.3))
+        ax.grid(axis="y", color="0.9")
+        ax.tick_params(labelsize=8)
+        sns.despine(ax=ax)
+    np.atleast_1d(axes)[0].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title: str = "", unit: str = "mIoU (%)"):
+    """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent."""
+    ax = ax or plt.subplots(figsize=(5, 0.45 * len(values) + 0.9))[1]
+    for place, (value, low, high) in enumerate(values.values()):
+        ax.plot([100 * low, 100 * high], [place, place], color=BLUE, linewidth=2.5, solid_capstyle="round")
+        ax.plot(100 * value, place, marker="o", markersize=8, color=BLUE)
+    ax.set_yticks(range(len(values)), values)
+    ax.set(xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
+    ax.grid(axis="x", color="0.9")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "number"):
+    """Counts as horizontal bars in the order given, each with its number and its share of all."""
+    ax = ax or plt.subplots(figsize=(6, 0.38 * len(numbers) + 0.9))[1]
+    bars = ax.barh(
+        list(numbers), list(numbers.values()), color=[BLUE if place == 0 else PALE for place in range(len(numbers))]
+    )
+    ax.bar_label(
+        bars,
+        [f"{value} ({100 * value / max(1, sum(numbers.values())):.0f} %)" for value in numbers.values()],
+        padding=3,
+        fontsize=8,
+    )
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    ax.set(title=title, xlabel=unit)
+    sns.despine(ax=ax)
+    return ax

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from fsdlib.models import ModelUnavailable, load_models, sources
     from fsdlib.pipeline import as_array, segment
-    from fsdlib.recipe import get_recipe
+    from fsdlib.recipe import get_recipe, parse_change
     from fsdlib.vocabulary import Vocabulary
 
     try:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sources(asked.models)
         recipe = get_recipe(asked.recipe)
         if asked.set:
-            recipe = recipe.with_changes(dict(asked.set))
+            recipe = recipe.with_changes(dict(map(parse_change, asked.set)))
         vocabulary = Vocabulary.of(asked.words) if asked.words else None
     except ValueError as error:
         parser.error(_one_sentence(error))
@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",
-        type=_change,
         action="append",
+        default=[],
         help="another value of one of the recipe's options, as JSON or a plain word; can be given several times",
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -102,15 +102,6 @@ def _names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("no word is given: separate several by commas, or leave --words out")
     return names
-
-
-def _change(text: str) -> tuple[str, Any]:
-    from fsdlib.recipe import parse_change
-
-    try:
-        return parse_change(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:

@@ -100,8 +100,21 @@ def reduced(edges: dict[str, set[str]]) -> dict[str, set[str]]:
     return {module: others - set().union(*map(reach, others)) for module, others in edges.items()}
 
 
+def folded(edges: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The graph with every package within a floor (such as fsdlib.world.training) as one module."""
+
+    def whole(module: str) -> str:
+        return ".".join(module.split(".")[: 2 if floor(module) == "method" else 3])
+
+    together: dict[str, set[str]] = {whole(module): set() for module in edges}
+    for module, others in edges.items():
+        together[whole(module)] |= {whole(other) for other in others} - {whole(module)}
+    return together
+
+
 def drawing(edges: dict[str, set[str]]) -> str:
     """A mermaid graph: the modules on their floors, thin arrows within a floor, a thick one from floor to floor."""
+    edges = folded(edges)
     shown = {module: others for module, others in edges.items() if others or any(module in o for o in edges.values())}
     lines, between = ["flowchart TB"], []
     for name, title in FLOORS.items():
@@ -135,7 +148,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the drawing into CONTRIBUTING.md")
     asked, edges = parser.parse_args(), graph()
-    if wrong := circle(edges):
+    if wrong := circle(edges) or circle(folded(edges)):
         sys.exit(f"error: modules import each other in a circle: {' -> '.join(wrong)}")
     page = ROOT / "CONTRIBUTING.md"
     if asked.write:

@@ -16,6 +16,7 @@ def test_imports_go_down_only():
 
 def test_no_module_imports_itself_by_a_detour():
     assert imports.circle(imports.graph()) == []
+    assert imports.circle(imports.folded(imports.graph())) == []
 
 
 def test_the_drawing_is_up_to_date():
@@ -29,7 +30,7 @@ def tree(tmp_path):
 
     def write(**files):
         for name, text in files.items():
-            path = tmp_path / "fsdlib" / f"{name.replace('__', '/')}.py"
+            path = tmp_path / "fsdlib" / f"{re.sub('(?<=[a-z])__', '/', name)}.py"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return imports.graph(tmp_path)
@@ -68,6 +69,16 @@ def test_an_import_upward_and_a_circle_are_seen(tree):
     )
     assert imports.upward(edges) == [("fsdlib.words", "fsdlib.measure.scores")]
     assert imports.circle(edges) == ["fsdlib.measure.scores", "fsdlib.names", "fsdlib.words", "fsdlib.measure.scores"]
+
+
+def test_a_package_within_a_floor_is_drawn_as_one_module(tree):
+    edges = tree(
+        world__training____init__="from fsdlib.world.training.unet import train",
+        world__training__unet="import fsdlib.world.scenes",
+        world__scenes="",
+    )
+    assert imports.folded(edges) == {"fsdlib.world.training": {"fsdlib.world.scenes"}, "fsdlib.world.scenes": set()}
+    assert '["training"]' in imports.drawing(edges) and "unet" not in imports.drawing(edges)
 
 
 def brought(*extras: str) -> set[str]:

@@ -92,11 +92,10 @@ def brought(*extras: str) -> set[str]:
 
 @pytest.mark.parametrize("floor, extras", [("method", ()), ("measure", ("measure",)), ("world", ("world",))])
 def test_what_a_floor_imports_is_what_its_extra_brings(floor, extras):
-    """What importing a module runs, that is; imports within functions may ask for more. Oracles are there to measure."""
-    of_import = importlib.metadata.packages_distributions()
+    """What importing a module runs, that is; imports within functions may ask for more."""
+    of_import, allowed = importlib.metadata.packages_distributions(), brought(*extras)
     for module, path in imports.modules().items():
         if imports.floor(module) == floor:
-            allowed = brought(*extras, *(["measure"] if module == "fsdlib.oracles" else []))
             tops = {name.split(".")[0] for name in imports.imported(path, module, everywhere=False)}
             for top in tops - sys.stdlib_module_names - {"fsdlib"}:
                 assert {re.sub("[-_.]+", "-", name).lower() for name in of_import[top]} & allowed, f"{module}: {top}"

@@ -328,17 +328,22 @@ class Taps(Choice):
         raise NotImplementedError
 
 
-class AtGrid(Taps):
+class _OfSize(Taps):
+    """Blocks whose map is of one size."""
+
+    grid: PositiveInt = Field(16, description="cells a side; the model's attention resolution nearest to it")
+
+
+class AtGrid(_OfSize):
     """Every block of encoder and decoder whose map is of one size."""
 
     kind: Literal["at_grid"] = "at_grid"
-    grid: PositiveInt = Field(16, description="cells a side; the model's attention resolution nearest to it")
 
     def find(self, diffusion: Diffusion) -> list[Tap]:
         return find_taps(diffusion, self.of, "all", self.grid)
 
 
-class LastAtGrid(AtGrid):
+class LastAtGrid(_OfSize):
     """The decoder's last block whose map is of one size."""
 
     kind: Literal["last_at_grid"] = "last_at_grid"

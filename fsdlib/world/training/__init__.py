@@ -6,7 +6,7 @@ uses for the big ones, so that the same lines of `fsdlib.models` load both.
 
 Every step draws its batch and its noise from (seed, part, step) alone: a run that was stopped and resumed ends where
 one that ran through does. Parts in the order they depend on each other: "vision", "clip", "captioner"; "clip",
-"autoencoder", "unet". A file a part, `loop` for what they share; `python -m fsdlib.world.training` is the UNet's long run.
+"autoencoder", "unet". A file a part, `loop` for what they share; `python -m fsdlib.world.training` is the UNet's run.
 """
 
 from fsdlib.world.training.autoencoder import train_autoencoder

@@ -1,4 +1,4 @@
-"""The scenes that the embedded models learn from: drawn once and kept, augmented for those that must know another hand's drawings."""
+"""The scenes that the embedded models learn from: drawn once and kept, augmented for some of them."""
 
 import json
 from collections.abc import Sequence

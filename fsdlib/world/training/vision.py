@@ -79,7 +79,7 @@ def captioner_to_train(settings: Settings, out: Path) -> tuple[BlipForConditiona
 
 @torch.no_grad()
 def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None:
-    """Start a vision transformer as a convolution: each head of a layer attends to one of the nine patches around its own.
+    """Start a vision transformer as a convolution: each head attends to one of the nine patches around its own.
 
     Positions are sines and cosines in as many channels as a head has, which a rotation shifts by one patch. A
     transformer from scratch would need far more pictures than this world's to find out that neighbours matter. The idea

@@ -16,7 +16,7 @@ from fsdlib.world.training.data import SceneArrays, augmented, training_close_up
 from fsdlib.world.training.loop import fit
 from fsdlib.world.training.manifest import write_manifest
 from fsdlib.world.training.settings import PARTS, Settings
-from fsdlib.world.training.status import run_figure, status
+from fsdlib.world.training.status import status
 from fsdlib.world.training.unet import export_unet, fit_unet, train_unet
 from fsdlib.world.training.vision import train_vision
 
@@ -37,7 +37,6 @@ __all__ = [
     "export_unet",
     "fit",
     "fit_unet",
-    "run_figure",
     "status",
     "train_autoencoder",
     "train_captioner",

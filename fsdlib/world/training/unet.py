@@ -202,7 +202,8 @@ def caption_losses(denoising: Denoising, data: CaptionedLatents, batch_size: int
 
     All three see the same noise.
     """
-    captions, found = [sentences[0] for sentences in data.captions], {}
+    captions = [sentences[0] for sentences in data.captions]
+    found: dict[str, float] = {}
     told = dict(right=captions, wrong=captions[1:] + captions[:1], none=[""] * len(captions))
     for timestep in LOSSES_AT:
         added = noise(np.random.default_rng([7, timestep]), data.latents.shape, "cpu")

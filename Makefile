@@ -21,7 +21,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit check newest drawing lab fetch scenes train style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -114,9 +114,16 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.scenes
 
-train: .venv/installed ## train the mini models anew (about three hours of one core; resumes)
+train: .venv/installed ## train the mini models anew (about 20 hours of one core; resumes); PART=unet: the UNet alone, in the background (STEPS=)
+ifdef PART
+	$(ONE) $(BIN)/python -m fsdlib.world.training --part $(PART) $(if $(STEPS),--steps $(STEPS))
+else
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
+endif
+
+training-status: .venv/installed ## where the UNet's training stands: steps, losses, scores; curves in data/training/unet.png (STEPS=)
+	@$(ONE) $(BIN)/python -m fsdlib.world.training --status $(if $(STEPS),--steps $(STEPS))
 
 style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
 	$(BIN)/python -m fsdlib.world.reached --style twemoji --share $(or $(SHARE),1)

@@ -25,9 +25,10 @@ GRID = 16
 
 
 def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """K-means on (C, h, w) features, K the classes in the truth (background too) plus one, every cluster given its majority class.
+    """K-means on (C, h, w) features, every cluster given its majority class; K: the classes in the truth plus one.
 
-    Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features are worth apart from names.
+    Background is one of them. Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features
+    are worth apart from names.
     """
     k = len(np.setdiff1d(truth, [scores.VOID])) + 1
     regions = masks(KMeans(count=k).group(array, seed), *truth.shape).argmax(axis=0)
@@ -35,7 +36,7 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
 
 
 def colours(image: np.ndarray) -> np.ndarray:
-    """An image's mean colour in each cell of the grid, 0 to 1: (3, GRID, GRID) float32; what every feature has to beat."""
+    """An image's mean colour in each cell of the grid, 0 to 1: (3, GRID, GRID) float32; what features have to beat."""
     small = Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX)
     return np.asarray(small, np.float32).transpose(2, 0, 1) / 255
 
@@ -46,7 +47,7 @@ def colour_score(scenes: Sequence[Scene]) -> float:
 
 
 def feature_scores_at(diffusion: Diffusion, scenes: Sequence[Scene], timestep: int) -> tuple[float, float]:
-    """Majority-matched dataset mIoU of PROBE_TAPS' features under no caption: as they are, and as the mean of 3 x 3 cells."""
+    """Majority-matched dataset mIoU of PROBE_TAPS' features under no caption: plain, and averaged over 3 x 3 cells."""
     taps, arrays = find_taps(diffusion, **PROBE_TAPS), []
     for scene in scenes:
         seeds = [image_seed(scene.image, "noise")]
@@ -104,8 +105,8 @@ def pointing_game(
 
     A word looks where its cross-attention is highest: the sum over its tokens, the mean over heads and over the
     decoder's taps of GRID cells a side. Returns `pairs`, the number of (scene, class word); `right`, the share of
-    them in which that cell lies on the object; `chance`, the objects' mean share of the cells. (The pointing game: Zhang
-    et al., arXiv 1608.00507, section 4.1, there with a margin.) Raises ValueError where no caption holds a class word.
+    them in which that cell lies on the object; `chance`, the objects' mean share of the cells. (The pointing game:
+    Zhang et al., arXiv 1608.00507, there with a margin.) Raises ValueError where no caption holds a class word.
     """
     taps = [tap for tap in find_taps(diffusion, grid=GRID) if tap.module.startswith("up_blocks")]
     outcomes = []

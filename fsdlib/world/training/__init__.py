@@ -6,7 +6,7 @@ uses for the big ones, so that the same lines of `fsdlib.models` load both.
 
 Every step draws its batch and its noise from (seed, part, step) alone: a run that was stopped and resumed ends where
 one that ran through does. Parts in the order they depend on each other: "vision", "clip", "captioner"; "clip",
-"autoencoder", "unet". A file a part, `loop` for what they share; `python -m fsdlib.world.training` is the UNet's long run.
+"autoencoder", "unet". A file a part, `loop` for what they share; `python -m fsdlib.world.training` is the UNet's run.
 """
 
 from fsdlib.world.training.autoencoder import train_autoencoder
@@ -16,7 +16,7 @@ from fsdlib.world.training.data import SceneArrays, augmented, training_close_up
 from fsdlib.world.training.loop import fit
 from fsdlib.world.training.manifest import write_manifest
 from fsdlib.world.training.settings import PARTS, Settings
-from fsdlib.world.training.status import run_figure, status
+from fsdlib.world.training.status import status
 from fsdlib.world.training.unet import export_unet, fit_unet, train_unet
 from fsdlib.world.training.vision import train_vision
 
@@ -37,7 +37,6 @@ __all__ = [
     "export_unet",
     "fit",
     "fit_unet",
-    "run_figure",
     "status",
     "train_autoencoder",
     "train_captioner",

@@ -16,7 +16,7 @@ from fsdlib.world.training.vision import patch_loss, seeing_captioner
 
 
 def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the captioner to continue "a picture of", from a vision encoder that has learned to see (see `train_vision`).
+    """Train the captioner to continue "a picture of", from a vision encoder that sees (see `train_vision`).
 
     Beside it its patches go on learning what class they lie on. Returns the history of the captions' training.
     """

@@ -57,11 +57,11 @@ CLIP_CONFIG = {
 
 
 def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> list[dict]:
-    """Train the CLIP on masked objects, crops and background regions against names, and on whole scenes against captions.
+    """Train the CLIP on masked objects, crops and background regions against names, and scenes against captions.
 
-    Its image tower starts from the vision encoder that `train_vision` taught to see. Beside it two linear layers, thrown
-    away at the end, learn which class a region is and which a scene holds. The text tower, converted, becomes the
-    diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
+    Its image tower starts from the vision encoder that `train_vision` taught to see. Beside it two linear layers,
+    thrown away at the end, learn which class a region is and which a scene holds. The text tower, converted, becomes
+    the diffusion model's text encoder, as OpenAI's did for Stable Diffusion.
     """
     torch.manual_seed(settings.seed)
     clip_folder, encoder_folder = Path(out) / "clip", Path(out) / "stable-diffusion"

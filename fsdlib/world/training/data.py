@@ -1,4 +1,4 @@
-"""The scenes that the embedded models learn from: drawn once and kept, augmented for those that must know another hand's drawings."""
+"""The scenes that the embedded models learn from: drawn once and kept, augmented for some of them."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MEAN, STD = np.float32(open_clip.OPENAI_DATASET_MEAN), np.float32(open_clip.OPEN
 
 @dataclass(frozen=True)
 class SceneArrays:
-    """Scenes at the models' size: images (N, S, S, 3) uint8, labels and patterns (N, S, S) uint8, three captions each."""
+    """Scenes at the models' size: images (N, S, S, 3), labels and patterns (N, S, S), all uint8, three captions each."""
 
     images: np.ndarray
     labels: np.ndarray

@@ -1,4 +1,4 @@
-"""The loop that trains every part: what a step does, when the rate rises and falls, and how a run is stopped and resumed."""
+"""The loop that trains every part: what a step does, when the rate rises and falls, and how a run resumes."""
 
 import json
 import time
@@ -21,7 +21,7 @@ Data = TypeVar("Data")
 
 @dataclass(frozen=True)
 class Cosine:
-    """The learning rate of each step: up to `peak` in the first twentieth of the steps, then down half a cosine to a hundredth."""
+    """The learning rate of a step: up to `peak` in the first twentieth of the steps, then a cosine to a hundredth."""
 
     peak: float = 1e-3
 
@@ -32,7 +32,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class ConstantThenFall:
-    """The learning rate of each step: up to `peak` in `warm_up` steps, constant, and down a line in the last share `fall`.
+    """The learning rate of a step: up to `peak` in `warm_up` steps, constant, and down a line in the last share `fall`.
 
     Before the fall a step's rate does not depend on how many steps there will be.
     """
@@ -61,9 +61,9 @@ def fit(
 ) -> list[dict]:
     """Train `modules` in place on `loss` with AdamW and an exponential average of the weights.
 
-    loss: of a batch that it draws from the data; data: what is trained on and what is held out; rate: the learning rate of
-    a step among so many (`Cosine`, `ConstantThenFall`); decay: of the average; every: steps from one row of the history
-    and one checkpoint to the next, in place of the settings' two; monitor: measures more for the row of each
+    loss: of a batch that it draws from the data; data: what is trained on and what is held out; rate: the learning
+    rate of a step among so many (`Cosine`, `ConstantThenFall`); decay: of the average; every: steps from one row of the
+    history and one checkpoint to the next, in place of the settings' two; monitor: measures more for the row of each
     `monitor_every` steps and of the last, which is then printed; it finds the averaged weights in the modules.
 
     Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
@@ -128,7 +128,7 @@ def as_line(row: dict[str, float]) -> str:
 
 @torch.no_grad()
 def load_average(checkpoint: Path, modules: Sequence[torch.nn.Module]) -> None:
-    """Put the averaged weights of a checkpoint of `fit` into the modules it trained; raises ValueError where it is of another model."""
+    """Put the averaged weights of a checkpoint of `fit` into modules; raises ValueError if it is of another model."""
     parameters = _trainable(modules)
     tensors = _read(checkpoint, parameters)
     for i, parameter in enumerate(parameters):
@@ -179,7 +179,7 @@ def _keep(
         tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
         tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}
     tensors |= {f"buffer.{i}": buffer.contiguous().clone() for i, buffer in enumerate(buffers)}
-    # The history goes first: a history that is ahead of its weights can be cut, weights without a history cannot be explained.
+    # The history goes first: one that is ahead of its weights can be cut, weights without one cannot be explained.
     write_atomically(path.with_suffix(".json"), json.dumps(history))
     write_atomically(path, save(tensors))
 

@@ -10,8 +10,9 @@ from fsdlib.world.training.settings import PARTS, Settings
 
 
 def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI, reached: dict | None = None) -> dict:
-    """Write `out`/manifest.json: each file's sha256, the settings, the hash of the scenes, each part's losses and what was `reached`; returns it.
+    """Write `out`/manifest.json and return it.
 
+    It holds each file's sha256, the settings, the hash of the scenes, each part's losses and what was `reached`.
     `fsdlib.models` refuses weights that do not have the hash the manifest gives.
     """
     manifest = dict(
@@ -28,8 +29,8 @@ def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI
 def renew_manifest(part: str, weights: str, settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
     """Write the manifest anew after one part was exchanged, whose weights are in `out`/`weights`; returns it.
 
-    The hashes, settings and losses of the other parts stay. What the models reached was reached with the old part, so it
-    is taken out.
+    The hashes, settings and losses of the other parts stay. What the models reached was reached with the old part, so
+    it is taken out.
     """
     manifest = json.loads((Path(out) / "manifest.json").read_text())
     own = {name: value for name, value in settings.model_dump(mode="json").items() if name.startswith(f"{part}_")}

@@ -10,7 +10,7 @@ PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places e
 
 
 class Settings(BaseModel):
-    """How the embedded models are trained. `Settings()` is the full run; `Settings.tiny()` shows in a minute that losses fall."""
+    """How the embedded models are trained: `Settings()` in full, `Settings.tiny()` for a look at falling losses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,7 +71,7 @@ class Settings(BaseModel):
         return cls(**(few | small | changes))
 
     def shorter(self, share: float) -> "Settings":
-        """The same with a share of the scenes and of the steps of every part; raises ValueError where none would be left."""
+        """The same with a share of the scenes and steps of every part; raises ValueError if none would be left."""
         fewer = {
             name: round(share * getattr(self, name))
             for name in ("scenes", "close_ups", *(f"{part}_steps" for part in PARTS))

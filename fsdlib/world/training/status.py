@@ -18,7 +18,7 @@ from fsdlib.world.training.settings import Settings
 
 
 def status(settings: Settings, folder: Path = TRAINING) -> str:
-    """Steps, pictures and hours of the run in `folder`, its newest losses and scores; writes its curves to `folder`/unet.png.
+    """Steps, pictures and hours of the run in `folder`, its newest numbers; writes its curves to `folder`/unet.png.
 
     Raises ValueError where no run has begun.
     """
@@ -43,7 +43,7 @@ def status(settings: Settings, folder: Path = TRAINING) -> str:
 
 
 def run_figure(history: Sequence[dict], rgb: float) -> Figure:
-    """Three panels against steps: the losses, how much another scene's caption raises the loss, what the features score.
+    """Three panels: the losses, how much another scene's caption raises the loss, what the features score.
 
     history: rows of `fit`, some of them measured; rgb: what colours alone score, a dashed line.
     """

@@ -24,7 +24,7 @@ PATTERN_WORDS = {
 }
 
 
-# Things the world does not hold. CLIP learns that none of its pictures shows them, as a large CLIP knows what is absent.
+# Things the world does not hold. CLIP learns that no picture shows them, as a large CLIP knows what is absent.
 ABSENT = (
     "sky",
     "grass",
@@ -57,11 +57,11 @@ def world_words() -> list[str]:
 
 
 def write_clip_tokenizer(folder: Path) -> None:
-    """CLIP's byte-level BPE, trained on the world's words: its own 512 byte tokens, then merges, then the two specials."""
+    """CLIP's byte-level BPE, trained on the world's words: its own 512 byte tokens, merges, the two specials."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     endings = [byte + "</w>" for byte in alphabet]
-    # Naming the endings ahead numbers them in this order; else the trainer numbers them as a hash table yields the words,
-    # and merges that are equally frequent come out in another order, thus with other numbers, at every run.
+    # Naming the endings ahead numbers them in this order; else the trainer numbers them as a hash table yields the
+    # words, and merges that are equally frequent come out in another order, thus with other numbers, at every run.
     trainer = trainers.BpeTrainer(
         vocab_size=4096,
         initial_alphabet=alphabet,

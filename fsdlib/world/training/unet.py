@@ -1,4 +1,4 @@
-"""The text-conditioned UNet, whose long training runs in the background, is watched, and is put among the mini models at the end."""
+"""The text-conditioned UNet: its long training in the background, how that is watched, what is written at the end."""
 
 import json
 from collections.abc import Sequence
@@ -32,7 +32,10 @@ FEATURES_AT, LOSSES_AT = (100, 300), (300, 500, 800)  # timesteps at which the r
 
 @dataclass(frozen=True)
 class CaptionedLatents:
-    """What the UNet learns from, which holds no labels: latents (N, 4, S / 4, S / 4) float32, posterior means; four sentences each."""
+    """What the UNet learns from, which holds no labels.
+
+    latents: (N, 4, S / 4, S / 4) float32, the autoencoder's posterior means; captions: four sentences each.
+    """
 
     latents: torch.Tensor
     captions: list[list[str]]
@@ -83,12 +86,12 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
 
 
 def fit_unet(settings: Settings, folder: Path = TRAINING, models: Path = MINI) -> list[dict]:
-    """Train the UNet to predict the velocity on latents, given a caption, and keep it in `folder`; `models` is only read.
+    """Train the UNet to predict the velocity on latents, given a caption, and keep it in `folder`; resumes.
 
-    Autoencoder, text encoder and tokenizer come from `models`. A caption is one of three, or the list of the classes that
-    they speak of; one time in five it is left out. With it the timesteps lean a little to the noisy end, where a
-    caption says most; without it to the clean end, where features are read under no caption. The rate stays constant until
-    the last steps, so that the end can be chosen while the run goes on (see `Settings`).
+    Autoencoder, text encoder and tokenizer come from `models`, which is only read. A caption is one of three, or the
+    list of the classes that they speak of; one time in five it is left out. With it the timesteps lean a little to the
+    noisy end, where a caption says most; without it to the clean end, where features are read under no caption. The
+    rate stays constant until the last steps, so that the end can be chosen while the run goes on (see `Settings`).
     """
     root = Path(models) / "stable-diffusion"
     with quiet():
@@ -195,8 +198,12 @@ def features_found(diffusion: Diffusion, scenes: Sequence[Scene]) -> dict[str, f
 
 @torch.no_grad()
 def caption_losses(denoising: Denoising, data: CaptionedLatents, batch_size: int = 64) -> dict[str, float]:
-    """The losses under a scene's own caption (right_T), under another scene's (wrong_T) and under none (none_T), on one noise."""
-    captions, found = [sentences[0] for sentences in data.captions], {}
+    """The losses at several timesteps under a scene's own caption, another scene's and none: right_T, wrong_T, none_T.
+
+    All three see the same noise.
+    """
+    captions = [sentences[0] for sentences in data.captions]
+    found: dict[str, float] = {}
     told = dict(right=captions, wrong=captions[1:] + captions[:1], none=[""] * len(captions))
     for timestep in LOSSES_AT:
         added = noise(np.random.default_rng([7, timestep]), data.latents.shape, "cpu")
@@ -214,7 +221,7 @@ def caption_losses(denoising: Denoising, data: CaptionedLatents, batch_size: int
 
 
 def write_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> None:
-    """Write the averaged weights of the UNet's checkpoint in `folder` as float16, and the scheduler, to `out`/stable-diffusion.
+    """Write the checkpoint's averaged weights, as float16, and the scheduler to `out`/stable-diffusion.
 
     Raises ValueError where there is no checkpoint or it is of another model.
     """
@@ -242,7 +249,7 @@ def write_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
 
 
 def export_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
-    """Exchange the UNet of the models in `out` for that of the checkpoint in `folder`; returns the manifest that says so.
+    """Exchange the UNet of the models in `out` for the checkpoint's in `folder`; returns the manifest that says so.
 
     Raises ValueError as `write_unet`, before anything is written.
     """

@@ -36,14 +36,14 @@ def train_vision(settings: Settings, folder: Path = TRAINING, out: Path = MINI) 
 def seeing_captioner(
     settings: Settings, folder: Path, out: Path
 ) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
-    """A captioner whose vision encoder is trained (now, where it was not before) and which cannot speak yet, and the patches' classifier."""
+    """A captioner that sees and cannot speak yet, and the patches' classifier; vision is trained now if need be."""
     model, of_patch = captioner_to_train(settings, out)
     _fit_vision(model.vision_model, of_patch, settings, folder)
     return model, of_patch
 
 
 def captioner_to_train(settings: Settings, out: Path) -> tuple[BlipForConditionalGeneration, torch.nn.Linear]:
-    """An untrained captioner, its tokenizer written to `out`, and the layer from patches to classes that helps to train it."""
+    """An untrained captioner, its tokenizer written to `out`, and the layer from patches to classes that trains it."""
     write_captioner_tokenizer(Path(out) / "blip")
     tokenizer = BlipProcessor.from_pretrained(Path(out) / "blip").tokenizer
     torch.manual_seed(settings.seed)
@@ -79,7 +79,7 @@ def captioner_to_train(settings: Settings, out: Path) -> tuple[BlipForConditiona
 
 @torch.no_grad()
 def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None:
-    """Start a vision transformer as a convolution: each head of a layer attends to one of the nine patches around its own.
+    """Start a vision transformer as a convolution: each head attends to one of the nine patches around its own.
 
     Positions are sines and cosines in as many channels as a head has, which a rotation shifts by one patch. A
     transformer from scratch would need far more pictures than this world's to find out that neighbours matter. The idea
@@ -115,7 +115,7 @@ def _look_at_neighbours(vision: torch.nn.Module, sharpness: float = 1.5) -> None
 
 
 def _fit_vision(vision: torch.nn.Module, of_patch: torch.nn.Linear, settings: Settings, folder: Path) -> list[dict]:
-    """Train on windows of half the side around objects, which show twice the objects for the same work, and on whole pictures."""
+    """Train on windows of half the side around objects, twice the objects for the same work, and on whole pictures."""
     half = settings.side // 2
 
     def loss(scenes: SceneArrays, random: np.random.Generator) -> torch.Tensor:
@@ -160,7 +160,7 @@ def patch_states(vision: torch.nn.Module, pixels: torch.Tensor, corners: np.ndar
 
 
 def patch_loss(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-    """Cross-entropy of (N, patches, classes) logits against the commonest label of every patch of (N, S, S) labels; void counts as none."""
+    """Cross-entropy of (N, patches, classes) logits against each patch's commonest label in (N, S, S); void is none."""
     n, side = labels.shape[:2]
     cells, classes = side // PATCH, logits.shape[-1]
     sampled = (

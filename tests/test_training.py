@@ -43,6 +43,8 @@ SETTINGS = Settings.tiny(
     checkpoint_every=4,
 )
 
+pytestmark = pytest.mark.slow  # trains all five parts
+
 
 class Stopped(BaseException):
     """As a key pressed or a machine switched off: nothing in the training catches it."""

@@ -47,6 +47,7 @@ def test_a_page_takes_its_title_question_and_cover_from_the_notebook(tmp_path):
     assert (page.stem, page.title, page.question, page.picture) == ("05_some", "A title", "What is asked?", b"cover")
 
 
+@pytest.mark.slow  # renders every notebook
 def test_the_book_opens_without_a_server_and_links_neighbours(folder, tmp_path):
     write_index(folder)
     index, *pages = build(folder, tmp_path / "book")

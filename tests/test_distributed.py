@@ -17,6 +17,8 @@ from fsdlib.world.scenes import write_scenes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
+pytestmark = pytest.mark.slow  # starts Ray, whose actors load models of their own
+
 SCENES = 10
 METHOD = FreeSegDiff(ModelSet("mini", "cpu"), PAPER)
 

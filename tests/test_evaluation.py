@@ -23,7 +23,7 @@ from fsdlib.recipe import BEST, PAPER
 from fsdlib.vocabulary import VOID
 from fsdlib.world.scenes import write_scenes
 
-SCENES = 6
+SCENES = 4
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,8 @@ def test_the_row_says_which_configuration_it_is_of(run, dataset, paper):
 
 @pytest.mark.parametrize("mode", ["given", "oracle", "open"])
 def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini, run, tmp_path):
-    found = evaluate(
-        dataset, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": mode})), tmp_path, limit=4, batch_size=2
-    )
-    rows = [json.loads((tmp_path / "images" / f"{i}.json").read_text()) for i in dataset.ids[:4]]
+    found = evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": mode})), tmp_path, batch_size=2)
+    rows = [json.loads((tmp_path / "images" / f"{i}.json").read_text()) for i in dataset.ids]
     assert found.summary["vocabulary_mode"] == mode and found.summary["hash"] != run.summary["hash"]
     if mode == "oracle":
         assert all(set(row["found"]) <= set(row["present"]) for row in rows)
@@ -137,6 +135,7 @@ def test_a_run_that_lost_an_image_ends_with_the_same_bytes(run, dataset, paper, 
     assert contents(run.folder) == before
 
 
+@pytest.mark.slow  # another process, which loads everything again
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset, paper, tmp_path, contents):
     program = (
         "import sys; from fsdlib.measure.benchmarks import open_dataset; from fsdlib.measure.run import evaluate; from fsdlib.models import ModelSet;"
@@ -154,7 +153,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset,
     assert process.wait() == -signal.SIGKILL
     done = len(list(tmp_path.glob("images/val*.json")))
     assert 0 < done < SCENES and not (tmp_path / "summary.json").exists()
-    (tmp_path / "labels" / ".val_000005.png.half").write_bytes(b"\x89PNG")  # what a kill between two writes leaves
+    (tmp_path / "labels" / ".val_000003.png.half").write_bytes(b"\x89PNG")  # what a kill between two writes leaves
     evaluate(dataset, paper, tmp_path, batch_size=2)
     assert contents(tmp_path) == contents(run.folder)
 
@@ -228,7 +227,7 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
         whole[:200] + bytes(len(whole) - 200)
     )  # of the same length, so that the dataset's fingerprint stays
     damaged = open_dataset("scenes", root)
-    found = evaluate(damaged, paper, tmp_path / "run", batch_size=2, tolerated_failures=0.2)
+    found = evaluate(damaged, paper, tmp_path / "run", batch_size=2, tolerated_failures=0.3)
     assert (
         list(found.summary["failed"]) == ["val_000002"]
         and found.summary["images"] == SCENES - 1
@@ -236,7 +235,7 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
     )
     assert "val_000002" not in set(found.table.id)
     assert json.loads((tmp_path / "run/images/val_000002.json").read_text())["failed"]
-    with pytest.raises(EvaluationFailed, match="1 of 6 images failed.*val_000002.*mend them and run again"):
+    with pytest.raises(EvaluationFailed, match="1 of 4 images failed.*val_000002.*mend them and run again"):
         evaluate(damaged, paper, tmp_path / "run", batch_size=2)
     picture.write_bytes(whole)
     mended = evaluate(damaged, paper, tmp_path / "run", batch_size=2)
@@ -256,7 +255,7 @@ class Stubborn(FreeSegDiff):
 def test_an_image_that_makes_the_method_fail_takes_none_of_its_batch_with_it(dataset, mini, tmp_path):
     method = Stubborn(mini, PAPER)
     object.__setattr__(method, "hated", dataset.image(1))
-    found = evaluate(dataset, method, tmp_path, limit=4, batch_size=4, tolerated_failures=0.5)
+    found = evaluate(dataset, method, tmp_path, batch_size=4, tolerated_failures=0.5)
     assert found.summary["failed"] == {"val_000001": "FloatingPointError: this one"} and found.summary["images"] == 3
 
 
@@ -265,21 +264,21 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so(dataset, paper, mini,
 
     def full(module, arguments, keywords):
         sizes.append(len(arguments[0] if arguments else keywords["sample"]))
-        if sizes[-1] > 2:
+        if sizes[-1] > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     hook = mini.diffusion.unet.register_forward_pre_hook(full, with_kwargs=True)
     try:
-        found = evaluate(dataset, paper, tmp_path, batch_size=6)
+        found = evaluate(dataset, paper, tmp_path, batch_size=4)
     finally:
         hook.remove()
     printed = "".join(capsys.readouterr())
     assert (
-        "out of memory with a batch of 6: going on with 3" in printed
-        and "out of memory with a batch of 3: going on with 2" in printed
+        "out of memory with a batch of 4: going on with 2" in printed
+        and "out of memory with a batch of 2: going on with 1" in printed
     )
     assert found.summary["failed"] == {} and agreement(run, found, dataset.ids) > 0.999
-    assert json.loads((tmp_path / "timing.json").read_text())["batches"][-1] == 2
+    assert json.loads((tmp_path / "timing.json").read_text())["batches"][-1] == 1
 
 
 # --------------------------------------------------------------------------------------------- other datasets
@@ -295,8 +294,8 @@ def test_real_photographs_go_through_at_their_own_sizes(mini, voc_root, tmp_path
 
 def test_a_class_list_without_background_leaves_no_pixel_unnamed_by_a_merging_recipe(mini, dataset, tmp_path):
     bare = replace(dataset, vocabulary=replace(dataset.vocabulary, background=False))
-    run = evaluate(bare, FreeSegDiff(mini, BEST.with_changes({"vocabulary": "given"})), tmp_path, limit=2)
-    assert all((run.prediction(i) > 0).all() for i in dataset.ids[:2])
+    run = evaluate(bare, FreeSegDiff(mini, BEST.with_changes({"vocabulary": "given"})), tmp_path, limit=1)
+    assert (run.prediction(dataset.ids[0]) > 0).all()
     assert "with_background" not in run.summary and run.summary["iou_of_classes"]["background"] is None
 
 

@@ -125,6 +125,7 @@ def test_every_kind_of_features_gets_its_score(mini, tmp_path):
     assert all(0 < value <= 1 for value in found.values())
 
 
+@pytest.mark.slow  # trains
 def test_a_style_is_measured_on_both(tmp_path):
     settings = Settings.tiny(
         scenes=16,

@@ -48,6 +48,8 @@ SETTINGS = Settings.tiny(
     unet_probes=1,
 )
 
+pytestmark = pytest.mark.slow  # trains all five parts
+
 
 class Stopped(BaseException):
     """As a key pressed or a machine switched off: nothing in the training catches it."""

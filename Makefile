@@ -56,11 +56,13 @@ $(EVALUATIONS): evaluate-%:
 		-r vocabulary '$(word 2,$(subst -, ,$*))' -p limit 0 -p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True)
 
 # shards of one run share its folder, but each has a notebook of its own
-EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
+# what is changed of the recipe stands in the folder's name, in letters that any shell leaves alone
+CHANGED = $(if $(CHANGES),-$(shell printf %s '$(CHANGES)' | tr -c 'A-Za-z0-9.=_' '-'))
+EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(CHANGED)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
 	@mkdir -p $(EVALUATED)
 	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
-		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
+		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -r changes '$(CHANGES)' -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
 

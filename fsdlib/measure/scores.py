@@ -2,7 +2,7 @@
 
 `dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or
 prediction: what the literature reports. `per_image`: IoU averaged over the classes present in an image's truth, then
-over images, void counted as background: what FreeSeg-Diff reports (RECIPE row 11). The two differ by many points on one
+over images, void counted as background: what FreeSeg-Diff reports. The two differ by many points on one
 prediction.
 
 Label 0 is the background. Where a class list has none (`background=False`) label 0 is a pixel without a name: it is no

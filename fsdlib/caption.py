@@ -24,6 +24,9 @@ def caption(
     """One caption an image by beam search, without the prompt, in lower case.
 
     images: (H, W, 3) uint8 RGB, of any sizes; the captioner's own preprocessing squashes them to its input.
+
+    >>> len(caption([picture, picture[:90]], models.captioner))
+    2
     """
     pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in images]
     inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")

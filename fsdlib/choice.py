@@ -1,7 +1,7 @@
 """What the choices of all stages share: small frozen classes with typed options, found by their kind, printed, kept as JSON."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,9 @@ class Choice(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    if TYPE_CHECKING:
+        kind: str  # of every way to do a stage; no field of the stage itself
 
     @classmethod
     def kinds(cls) -> dict[str, type["Choice"]]:

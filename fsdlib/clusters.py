@@ -51,7 +51,7 @@ class KMeans(_Counted):
 
     >>> left, right = np.zeros((3, 4, 2)), np.ones((3, 4, 2))  # 3 channels, a map of 4 x 4 positions
     >>> KMeans(count=2).group(np.concatenate([left, right], axis=2), seed=0)[0]
-    array([1, 1, 0, 0], dtype=uint8)
+    array([0, 0, 1, 1], dtype=uint8)
     """
 
     kind: Literal["kmeans"] = "kmeans"
@@ -99,6 +99,10 @@ def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
 
     A high power keeps near neighbours alone (DiffCut, arXiv 2406.02842, has 10). Nothing is below 1e-8, so that the
     graph is connected, without which its second eigenvector is not defined.
+
+    >>> affinity(np.array([[[1.0, 1.0]], [[0.0, 1.0]]]), power=2).round(2)  # 2 channels, 1 x 2 positions at 45 degrees
+    array([[1. , 0.5],
+           [0.5, 1. ]])
     """
     positions = features.reshape(len(features), -1).T.astype(np.float64)
     unit = positions / np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
@@ -111,6 +115,9 @@ def cut_value(affinities: np.ndarray, side: np.ndarray) -> float:
 
     affinities: (N, N), symmetric; side: (N,) bool, neither all nor none. Near 0 for groups that stand apart, 1 where all
     nodes are alike.
+
+    >>> round(cut_value(np.array([[1.0, 0.5], [0.5, 1.0]]), np.array([True, False])), 2)
+    0.67
     """
     severed, degrees = affinities[side][:, ~side].sum(), affinities.sum(axis=1)
     return float(severed / degrees[side].sum() + severed / degrees[~side].sum())
@@ -120,6 +127,11 @@ def bisect(affinities: np.ndarray) -> tuple[np.ndarray, float]:
     """The best of the normalised cuts along the graph's second generalised eigenvector: one side, (N,) bool, and the cut's value.
 
     affinities: (N, N) with N of 2 or more, symmetric, every degree above 0. All N - 1 places to split the eigenvector are tried.
+
+    >>> pairs = np.kron(np.eye(2), np.ones((2, 2))) + 0.01  # two pairs of nodes that hardly know each other
+    >>> side, value = bisect(pairs)
+    >>> int(side.sum()), bool(side[0] == side[1]), round(value, 2)
+    (2, True, 0.02)
     """
     degrees = affinities.sum(axis=1)
     laplacian = np.diag(degrees) - affinities
@@ -142,6 +154,9 @@ def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 
     The number of segments is found, not given: a part is cut while its best cut's value is at most `threshold`, which is
     above 0 and below 1 (recursive normalised cut as in DiffCut, arXiv 2406.02842, section 3). Raises ValueError for other
     thresholds and where more than 256 segments come out.
+
+    >>> normalised_cut(np.array([[[1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 1.0]]]))  # 2 channels, 1 x 4 positions
+    array([[0, 0, 1, 1]], dtype=uint8)
     """
     if not 0 < threshold < 1:
         raise ValueError(
@@ -170,6 +185,9 @@ def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
     """What k-means makes small: the squared distances of positions to the mean of their cluster, summed.
 
     features: (C, h, w); clusters: (h, w) integers, of any method.
+
+    >>> inertia(np.array([[[0.0, 2.0, 9.0]]]), np.array([[0, 0, 1]]))  # 1 channel, 1 x 3 positions
+    2.0
     """
     positions, labels = features.reshape(len(features), -1).T.astype(np.float64), clusters.ravel()
     return float(
@@ -178,13 +196,21 @@ def inertia(features: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:
-    """How much nearer positions are to their own cluster than to the next, -1 to 1; nan where there is one cluster."""
+    """How much nearer positions are to their own cluster than to the next, -1 to 1; nan where there is one cluster.
+
+    >>> silhouette(np.array([[[0.0, 0.0, 9.0, 9.0]]]), np.array([[0, 0, 1, 1]]))
+    1.0
+    """
     if len(np.unique(clusters)) < 2:
         return float("nan")
     return float(silhouette_score(features.reshape(len(features), -1).T, clusters.ravel()))
 
 
 def masks(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One binary mask a cluster at the image's size, nearest neighbour: (K, height, width) bool, in cluster order."""
+    """One binary mask a cluster at the image's size, nearest neighbour: (K, height, width) bool, in cluster order.
+
+    >>> masks(np.array([[0, 1]], np.uint8), height=2, width=4).astype(int).tolist()
+    [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 1, 1]]]
+    """
     enlarged = np.asarray(Image.fromarray(clusters).resize((width, height), Image.Resampling.NEAREST))
     return enlarged == np.arange(clusters.max() + 1)[:, None, None]

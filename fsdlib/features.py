@@ -63,7 +63,11 @@ class _LastTapReached(Exception):
 
 
 def image_seed(image: np.ndarray, purpose: str, seed: int = 0) -> int:
-    """A 32-bit seed from what the image is, what it is for, and the run's seed: the order of images changes nothing."""
+    """A 32-bit seed from what the image is, what it is for, and the run's seed: the order of images changes nothing.
+
+    >>> image_seed(picture, "noise") == image_seed(picture.copy(), "noise") != image_seed(picture, "latent")
+    True
+    """
     content = hashlib.sha256(f"{seed}/{purpose}/{image.shape}/".encode())
     content.update(np.ascontiguousarray(image).tobytes())
     return int.from_bytes(content.digest()[:4], "big")
@@ -74,6 +78,10 @@ def anatomy(configuration: Mapping) -> list[Layer]:
     """A UNet's layers in the order a picture passes them, from a forward pass with shapes and no numbers: no weights are needed.
 
     configuration: the `config` of a UNet2DConditionModel, or what is in its config.json; of any depth and width.
+
+    >>> layers = anatomy(models.diffusion.unet.config)
+    >>> layers[0]
+    Layer(module='conv_in', kind='convolution', channels=64, grid=16)
     """
     with torch.device("meta"):
         skeleton = UNet2DConditionModel.from_config(configuration)
@@ -110,6 +118,9 @@ def find_taps(
     is none; the coarser of two equally near; every resolution where `grid` is None), "decoder_last" the last of those,
     "encoder_last" the last attention block of the encoder alone. Of the transformer layers in one block the last is
     tapped. Raises ValueError for unknown kinds or blocks.
+
+    >>> [str(tap) for tap in find_taps(models.diffusion, blocks="decoder_last")]
+    ['up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_q (16x16)']
     """
     endings = {"cross_attention_query": "attn2.to_q", "self_attention_output": "attn1"}
     if kind not in endings or blocks not in ("all", "encoder_last", "decoder_last"):
@@ -138,6 +149,9 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
     """Sampled, scaled latents, (N, 4, side / 8, side / 8) float32 for Stable Diffusion, each from its image's own seed.
 
     images: (H, W, 3) uint8 RGB of any sizes, squashed to the model's square (the aspect ratio is not kept).
+
+    >>> latents([picture], models.diffusion).shape
+    (1, 4, 16, 16)
     """
     side = diffusion.side
     squashed = [
@@ -153,7 +167,12 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
 
 @torch.no_grad()
 def decode(latent: np.ndarray, autoencoder: AutoencoderKL) -> np.ndarray:
-    """The pictures that latents stand for: (N, 4, h, w) float32 as `latents` returns to (N, side, side, 3) uint8."""
+    """The pictures that latents stand for: (N, 4, h, w) float32 as `latents` returns to (N, side, side, 3) uint8.
+
+    >>> from fsdlib.models import load_autoencoder
+    >>> decode(latents([picture], models.diffusion), load_autoencoder("mini", "cpu")).shape
+    (1, 64, 64, 3)
+    """
     scaled = torch.from_numpy(latent).to(autoencoder.device, autoencoder.dtype) / autoencoder.config.scaling_factor
     pixels = 127.5 * (autoencoder.decode(scaled).sample.float().cpu() + 1)
     return pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
@@ -163,6 +182,10 @@ def noised(latent: np.ndarray, diffusion: Diffusion, seeds: Sequence[int], times
     """The latents with the noise that they have at a timestep (DDPM, arXiv 2006.11239, eq. 4), one seed an image.
 
     latent: (N, 4, h, w) float32 as `latents` returns, and so is what comes back; timestep: 0 to 999.
+
+    >>> clean = latents([picture], models.diffusion)
+    >>> noised(clean, models.diffusion, seeds=[0], timestep=999).shape
+    (1, 4, 16, 16)
     """
     clean = torch.from_numpy(latent)
     return diffusion.scheduler.add_noise(
@@ -185,6 +208,10 @@ def features(
 
     latent: (N, 4, h, w) float32 as `latents` returns; seeds: one an image, for the noise; with several `noise_samples`
     the maps are averaged. `to_the_end` runs the UNet past the last tap, which changes nothing and costs time.
+
+    >>> taps = find_taps(models.diffusion, blocks="decoder_last")
+    >>> [array.shape for array in features(latents([picture], models.diffusion), models.diffusion, taps, seeds=[0])]
+    [(1, 64, 16, 16)]
     """
     total: list[np.ndarray] | None = None
     steps = torch.full((len(latent),), timestep, device=diffusion.device)
@@ -239,6 +266,9 @@ def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -
     """Resize one image's maps, each (C_i, h_i, w_i), bilinearly to `grid` and concatenate: (sum of C_i, grid, grid) float32.
 
     With `normalise` each map's vector has unit length at every position, so that no tap outweighs another by its norm.
+
+    >>> stack([np.ones((3, 8, 8), np.float32), np.ones((5, 16, 16), np.float32)], grid=4).shape
+    (8, 4, 4)
     """
     resized = []
     for array in maps:
@@ -256,6 +286,12 @@ def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, pr
     queries: (N, channels, grid, grid), what `features` returns under the same prompt for `tap`, of kind
     "cross_attention_query". Returns (N, tokens, grid, grid) float32, tokens as the text encoder pads them, which sum to 1
     at every position. Raises ValueError for other taps. (Attention: arXiv 1706.03762, section 3.2.)
+
+    >>> (tap,) = find_taps(models.diffusion, blocks="decoder_last")
+    >>> latent = latents([picture], models.diffusion)
+    >>> (queries,) = features(latent, models.diffusion, [tap], seeds=[0], prompt="a dog")
+    >>> cross_attention_maps(queries, tap, models.diffusion, "a dog").shape
+    (1, 32, 16, 16)
     """
     if not tap.module.endswith("attn2.to_q"):
         raise ValueError(
@@ -270,7 +306,12 @@ def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, pr
 
 
 def similarity_map(array: np.ndarray, row: int, column: int) -> np.ndarray:
-    """Cosine similarity of every position's feature with that at (row, column): (C, h, w) to (h, w) float32, -1 to 1."""
+    """Cosine similarity of every position's feature with that at (row, column): (C, h, w) to (h, w) float32, -1 to 1.
+
+    >>> features_of_two = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])  # 2 channels, 1 x 2 positions at right angles
+    >>> similarity_map(features_of_two, row=0, column=0)
+    array([[1., 0.]])
+    """
     unit = array / np.maximum(np.linalg.norm(array, axis=0), 1e-12)
     return np.einsum("chw,c->hw", unit, unit[:, row, column])
 
@@ -287,17 +328,22 @@ class Taps(Choice):
         raise NotImplementedError
 
 
-class AtGrid(Taps):
+class _OfSize(Taps):
+    """Blocks whose map is of one size."""
+
+    grid: PositiveInt = Field(16, description="cells a side; the model's attention resolution nearest to it")
+
+
+class AtGrid(_OfSize):
     """Every block of encoder and decoder whose map is of one size."""
 
     kind: Literal["at_grid"] = "at_grid"
-    grid: PositiveInt = Field(16, description="cells a side; the model's attention resolution nearest to it")
 
     def find(self, diffusion: Diffusion) -> list[Tap]:
         return find_taps(diffusion, self.of, "all", self.grid)
 
 
-class LastAtGrid(AtGrid):
+class LastAtGrid(_OfSize):
     """The decoder's last block whose map is of one size."""
 
     kind: Literal["last_at_grid"] = "last_at_grid"

@@ -1,20 +1,23 @@
-"""Pictures of the method's stages: every function draws on the axes it is given (or on new ones) and returns them."""
+"""Pictures of the method's stages: every function draws on the axes it is given (or on new ones) and returns them.
+
+Seaborn and scikit-image are imported where they are used: the extra `measure` brings them, and the picture with its
+named masks goes without.
+"""
 
 import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from PIL import Image
-from skimage.segmentation import mark_boundaries
 from sklearn.decomposition import PCA
 
 from fsdlib.vocabulary import palette
 
-CLUSTER_COLOURS = np.array(sns.color_palette("tab20", 20))
+CLUSTER_COLOURS = np.array(colormaps["tab20"].colors)
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
@@ -336,6 +339,8 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
 
 def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
     """Draw the picture tinted by its clusters, (h, w) uint8, enlarged by nearest neighbour, with their borders."""
+    from skimage.segmentation import mark_boundaries
+
     enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
     tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
     return show_image(
@@ -356,6 +361,8 @@ def show_score_matrix(
 
     The best of each row is in bold.
     """
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(0.72 * len(columns) + 2.2, 0.42 * len(rows) + 1.6))[1]
     sns.heatmap(
         values,
@@ -452,6 +459,8 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
 
     distances: (words, classes) float, 0 and up.
     """
+    import seaborn as sns
+
     ax = ax or plt.subplots(figsize=(0.24 * len(classes) + 2.4, 0.34 * len(words) + 1.6), layout="constrained")[1]
     nearest = np.full(distances.shape, "", dtype=object)
     for row, column in enumerate(distances.argmin(axis=1)):
@@ -541,7 +550,7 @@ def show_anatomy(layers: Sequence, taps: Sequence = (), ax=None):
         handlelength=1,
         columnspacing=1.2,
     )
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.spines[:].set_visible(False)
     return ax
 
 

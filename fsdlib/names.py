@@ -95,7 +95,11 @@ class Dense(View):
 
 
 def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)) -> np.ndarray:
-    """One unit vector a name, the mean over templates: (len(names), D) float32."""
+    """One unit vector a name, the mean over templates: (len(names), D) float32.
+
+    >>> encode_names(["cat", "dog"], models.clip, ("{}", "a photo of a {}")).shape
+    (2, 128)
+    """
     vectors = np.mean([clip.encode_text([template.format(name) for name in names]) for template in templates], axis=0)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -103,7 +107,11 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
 def score(
     pictures: Sequence[np.ndarray], names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
 ) -> np.ndarray:
-    """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32."""
+    """The probability of each name for each picture, softmax over all names: (len(pictures), len(names)) float32.
+
+    >>> score([picture], ["dog", "cat", "bus"], models.clip).shape
+    (1, 3)
+    """
     return score_vectors(clip.encode_images(pictures), names, clip, templates)
 
 
@@ -112,6 +120,11 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
     patches: (h, w, D), of one picture, as `Clip.encode_patches` returns them; masks: (K, H, W) bool. A patch counts as
     much as the share of it that the mask covers.
+
+    >>> patches = np.array([[[1.0, 0.0], [0.0, 1.0]]])  # 1 x 2 patches, 2 dimensions
+    >>> left = np.array([[[True, True, False, False]]])  # one mask of a 1 x 4 picture
+    >>> pooled_patches(patches, left)
+    array([[1., 0.]], dtype=float32)
     """
     height, width, _ = patches.shape
     covered = [
@@ -125,7 +138,12 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def score_vectors(
     vectors: np.ndarray, names: Sequence[str], clip: Clip, templates: Sequence[str] = ("{}",)
 ) -> np.ndarray:
-    """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32."""
+    """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32.
+
+    >>> vectors = models.clip.encode_text(["dog", "bus"])
+    >>> score_vectors(vectors, ["bus", "dog"], models.clip).argmax(axis=1)
+    array([1, 0])
+    """
     logits = clip.temperature * vectors @ encode_names(names, clip, templates).T
     return softmax(logits, axis=1).astype(np.float32)
 
@@ -135,6 +153,10 @@ def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) ->
 
     scores: (K, names); eligible: the indices that may be given. Other names' scores count as 0; each name keeps only its
     single best mask; each mask takes the best name left to it; a mask with none is background.
+
+    >>> scores = np.array([[0.6, 0.4], [0.7, 0.3]])  # both masks like the first name best
+    >>> assign_one_cluster_per_class(scores, eligible=[0, 1])
+    array([1, 0])
     """
     allowed = np.zeros_like(scores)
     allowed[:, list(eligible)] = scores[:, list(eligible)]
@@ -151,6 +173,10 @@ def assign_best(
 
     Each mask takes its best name among `eligible` and `background`; it is background where that is one of `background`
     or where the best eligible probability is below `threshold`.
+
+    >>> scores = np.array([[0.6, 0.3, 0.1], [0.2, 0.1, 0.7]])
+    >>> assign_best(scores, eligible=[0, 1], background=[2])
+    array([ 0, -1])
     """
     eligible, contenders = list(eligible), list(eligible) + list(background)
     if not eligible:
@@ -223,6 +249,10 @@ def nearest_classes(
 
     A class is as near as the nearest way to say it (its name and synonyms). Where the vocabulary has a background, label
     0 may be meant too, by its own name and by `background_names` that are no class's.
+
+    >>> nearest = nearest_classes(["kitten"], Vocabulary.of(["dog", "cat"]), models.clip)
+    >>> sorted(nearest)
+    ['kitten']
     """
     forms = [(form, label) for label, synonyms in enumerate(vocabulary.synonyms) if label for form in synonyms]
     if vocabulary.background:

@@ -4,9 +4,9 @@ Closed vocabulary only: the truth knows classes, not words.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from fsdlib import clusters as clustering
 from fsdlib import pipeline, refinement, words
@@ -15,6 +15,9 @@ from fsdlib.models import Models
 from fsdlib.pipeline import Result
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import VOID, Vocabulary
+
+if TYPE_CHECKING:
+    import pandas
 
 STAGES = ("caption", "masks", "names", "refinement")
 # Nothing mended, each stage alone, then one after the other in the pipeline's order.
@@ -43,6 +46,12 @@ def segment_with(
     image: (H, W, 3) uint8; truth: (H, W) labels, 255 for void. known: a dict for what was computed before for this picture,
     models, recipe and seed; calls that are given the same one compute each thing once ("perception" may be put in from
     `fsdlib.pipeline.perceive`). Raises ValueError for other stages and for an open vocabulary.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> truth, classes = np.zeros(picture.shape[:2], np.uint8), Vocabulary.of(["dog", "pizza"])
+    >>> truth[50:150, 50:150] = 1
+    >>> np.unique(segment_with(picture, truth, models, PAPER, classes, perfect=STAGES))
+    array([0, 1], dtype=uint8)
     """
     unknown = [stage for stage in perfect if stage not in STAGES]
     if unknown:
@@ -98,19 +107,30 @@ def _once(known: dict, key, compute):
 
 
 def true_masks(truth: np.ndarray) -> np.ndarray:
-    """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one."""
+    """One mask for the background, void included, where there is any, then one for each class: (N, H, W) bool, every pixel in one.
+
+    >>> true_masks(np.array([[0, 3, 255]])).astype(int).tolist()
+    [[[1, 0, 1]], [[0, 1, 0]]]
+    """
     filled = np.where(truth == VOID, 0, truth)
     return filled == np.unique(filled)[:, None, None]
 
 
-def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
+def diagnose(result: Result, truth: np.ndarray) -> "pandas.DataFrame":
     """Where each true class of a picture was lost, one row a class: IoU after each stage, and the first stage that lost it.
 
     in_caption: whether the class was a candidate. best_clusters: the IoU of the union of clusters that fits it best.
     named: the IoU of what carries its name before refinement. final: the IoU of what is painted. lost_at: "" where
     `final` is above 0.5, else the first of "caption" (no candidate), "clusters" (best_clusters at most 0.5), "names"
     (named at most 0.5) and "refinement". The void counts for nothing. truth: (H, W) labels, 255 for void.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> result = pipeline.segment(picture, models, PAPER, ["dog", "pizza"])
+    >>> list(diagnose(result, np.ones(picture.shape[:2], np.uint8)).name)
+    ['dog']
     """
+    import pandas  # comes with the extra `measure`
+
     known = truth != VOID
     candidates = {candidate.label for candidate in result.candidates if candidate.kept}
     rows = []
@@ -132,13 +152,17 @@ def diagnose(result: Result, truth: np.ndarray) -> pd.DataFrame:
         rows.append(
             row | dict(lost_at="" if row["final"] > 0.5 else next(stage for stage, here in lost.items() if here))
         )
-    return pd.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
+    return pandas.DataFrame(rows, columns=["name", "in_caption", "best_clusters", "named", "final", "lost_at"])
 
 
 def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> float:
     """The highest IoU that a union of masks, (K, H, W) bool and disjoint, can have with the target, (H, W) bool.
 
     Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU rises.
+
+    >>> masks = np.array([[[True, True, False, False]], [[False, False, True, False]], [[False, False, False, True]]])
+    >>> best_union(masks, np.array([[True, True, True, False]]))
+    1.0
     """
     known = np.ones_like(target) if known is None else known
     inside, outside = (masks & target & known).sum(axis=(1, 2)), (masks & ~target & known).sum(axis=(1, 2))

@@ -136,6 +136,10 @@ def segment_batch(
     """Segment several pictures of any sizes; captions and features run as one batch, each result is as if it ran alone.
 
     present: for each picture the labels truly there, for the vocabulary mode "oracle" alone.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> [result.labels.shape for result in segment_batch([picture, picture[:90]], models, PAPER, ["dog", "pizza"])]
+    [(192, 192), (90, 192)]
     """
     images = [as_array(picture) for picture in pictures]
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
@@ -152,17 +156,20 @@ def as_array(picture: Picture) -> np.ndarray:
 
     Raises FileNotFoundError for a path where nothing is, and ValueError for a file that is no picture and for an array of
     another form.
+
+    >>> as_array(Image.new("L", (4, 2), 128)).shape
+    (2, 4, 3)
     """
     if isinstance(picture, (str, Path)):
         try:
             with Image.open(picture) as opened:
                 return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no picture {str(picture)!r}: give the path of one") from error
-        except OSError as error:
-            raise ValueError(
-                f"{str(picture)!r} cannot be read as a picture ({error}): save it as PNG or JPEG"
-            ) from error
+            raise FileNotFoundError(f"there is no file {str(picture)!r}: give the path of a picture") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # Pillow raises SyntaxError for broken PNGs
+            reason = "" if str(picture) in str(error) else f" ({error})"
+            raise ValueError(f"{str(picture)!r} is no picture that can be read{reason}: save it anew") from error
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
     if not isinstance(picture, np.ndarray):
@@ -201,7 +208,13 @@ class Stopwatch:
 
 
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
-    """Caption several pictures, (H, W, 3) uint8, and read their features, as one batch."""
+    """Caption several pictures, (H, W, 3) uint8, and read their features, as one batch.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> perception = perceive([picture], models, PAPER)[0]
+    >>> len(perception.maps) == len(perception.taps), perception.maps[0].shape[1:]
+    (True, (16, 16))
+    """
     watch = Stopwatch()
     captions = recipe.caption.caption(images, models.captioner)
     watch.lap("caption")
@@ -223,7 +236,13 @@ def segment_perceived(
     seed: int = 0,
     present: Sequence[int] | None = None,
 ) -> Result:
-    """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`."""
+    """Segment a picture from what `perceive` found in it with the same recipe and seed; otherwise as `segment`.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> perception, classes = perceive([picture], models, PAPER)[0], Vocabulary.of(["dog", "pizza"])
+    >>> segment_perceived(picture, perception, models, PAPER, classes).clusters.shape
+    (32, 32)
+    """
     watch = Stopwatch()
     found = words.words(perception.caption)
     names = recipe.assignment.background_names

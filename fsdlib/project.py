@@ -1,18 +1,27 @@
-"""Where things are: the project's root and the folders every other module asks for."""
+"""Where things are: what is read and where what is written goes.
+
+In a checkout everything lies in its folders. Installed from a wheel, what is read (class lists, the embedded models, the
+published figures) lies within the package, and what is written goes to the same folders under the current working directory.
+"""
 
 import os
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
-NOTEBOOKS = ROOT / "notebooks"
-REPORTS = ROOT / "reports"
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (PACKAGE.parent / "pyproject.toml").is_file()
+ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
+DATA = ROOT / "data" if CHECKOUT else PACKAGE / "_data"
+NOTEBOOKS = ROOT / "notebooks"  # in a checkout alone
 
+# read
 CLASSES = DATA / "classes"  # class lists of the datasets, one CSV each
-MINI = DATA / "mini"  # the embedded models
-SCENES = DATA / "scenes"  # generated, not in version control
-TRAINING = DATA / "training"  # checkpoints of the embedded models, not in version control
+MINI = DATA / "mini"  # the embedded models; training writes them, in a checkout
+
+# written
+SCENES = ROOT / "data" / "scenes"  # generated, not in version control
+TRAINING = ROOT / "data" / "training"  # checkpoints of the embedded models, not in version control
+REPORTS = ROOT / "reports"
 
 
 def write_atomically(path: Path | str, content: bytes | str) -> Path:

@@ -104,16 +104,22 @@ def parse_changes(text: str) -> dict[str, Any]:
             raise ValueError(
                 f"the changes {text!r} are no JSON ({error}): write a mapping of paths to values"
             ) from error
-    changes: dict[str, Any] = {}
-    for change in text.split():
-        path, sign, value = change.partition("=")
-        if not sign:
-            raise ValueError(f"the change {change!r} has no value: write PATH=VALUE, such as clusters.count=8")
-        try:
-            changes[path] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[path] = value
-    return changes
+    return dict(map(parse_change, text.split()))
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """One change as it is written in a shell, PATH=VALUE; raises ValueError where there is no value.
+
+    >>> parse_change("features.prompt=a photo")
+    ('features.prompt', 'a photo')
+    """
+    path, sign, value = text.partition("=")
+    if not (path and sign):
+        raise ValueError(f"the change {text!r} has no value: write PATH=VALUE, such as clusters.count=8")
+    try:
+        return path, json.loads(value)
+    except json.JSONDecodeError:
+        return path, value
 
 
 PAPER = Recipe()

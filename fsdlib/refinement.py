@@ -91,6 +91,9 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
 
     image: (H, W, 3) uint8; sxy in pixels. Without `srgb` the smoothness kernel, a Gaussian of the distance; with it, in
     levels of 255, the appearance kernel, which also falls with the difference in colour.
+
+    >>> kernel(np.zeros((1, 3, 3), np.uint8), row=0, column=0, sxy=1).round(2)
+    array([[1.  , 0.61, 0.14]])
     """
     rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
     exponent = ((rows - row) ** 2 + (columns - column) ** 2) / (2 * sxy**2)
@@ -102,7 +105,12 @@ def kernel(image: np.ndarray, row: int, column: int, sxy: float = 20, srgb: floa
 def pamr(
     weights: np.ndarray, masks: np.ndarray, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8, 12, 24)
 ) -> np.ndarray:
-    """Masks as PAMR's weighted means leave them, (K, H, W) float32, 0 to 1; weights: from `pamr_weights` of the same dilations."""
+    """Masks as PAMR's weighted means leave them, (K, H, W) float32, 0 to 1; weights: from `pamr_weights` of the same dilations.
+
+    >>> weights = pamr_weights(np.zeros((4, 4, 3), np.uint8), dilations=(1,))
+    >>> pamr(weights, np.ones((1, 4, 4), bool), iterations=2, dilations=(1,)).round(4).min()
+    np.float32(1.0)
+    """
     soft = masks.astype(np.float32)
     for _ in range(iterations):
         soft = sum(weight * neighbour for weight, neighbour in zip(weights, _neighbours(soft, dilations), strict=True))
@@ -114,6 +122,10 @@ def pamr_weights(image: np.ndarray, dilations: Sequence[int] = (1, 2, 4, 8, 12, 
 
     A softmax over the neighbours (eight at each dilation, row by row; beyond the border the border's pixel) of minus
     their difference in colour, divided by the standard deviation among them and the pixel, averaged over channels.
+
+    >>> weights = pamr_weights(np.zeros((4, 4, 3), np.uint8), dilations=(1, 2))
+    >>> weights.shape, weights.sum(axis=0).round(4).min()
+    ((16, 4, 4), np.float32(1.0))
     """
     channels = np.moveaxis(image, 2, 0).astype(np.float32)
     around = np.stack(list(_neighbours(channels, dilations)))
@@ -137,6 +149,10 @@ def paint(masks: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     """One label map from masks in order, each only on pixels still empty: (H, W) uint8, 0 where no mask was laid.
 
     masks: (K, H, W) bool; labels: one a mask, 1 to 254 (0 is background, which is what stays empty).
+
+    >>> masks = np.array([[[True, True, False]], [[False, True, True]]])  # two masks of a 1 x 3 picture
+    >>> paint(masks, [5, 7])
+    array([[5, 5, 7]], dtype=uint8)
     """
     canvas = np.zeros(masks.shape[1:], np.uint8)
     for mask, label in zip(masks, labels, strict=True):

@@ -51,7 +51,11 @@ class Candidate:
 
 @lru_cache
 def tagger() -> spacy.language.Language:
-    """spaCy's small English model; raises OSError with what to install where it is missing."""
+    """spaCy's small English model; raises OSError with what to install where it is missing.
+
+    >>> [token.pos_ for token in tagger()("a red bus")]
+    ['DET', 'ADJ', 'NOUN']
+    """
     for name in _TAGGERS:
         if spacy.util.is_package(name):
             return spacy.load(name, disable=["ner", "lemmatizer"])
@@ -61,7 +65,11 @@ def tagger() -> spacy.language.Language:
 
 
 def words(caption: str) -> list[Word]:
-    """The caption's nouns and adjectives that are no stop words, in order."""
+    """The caption's nouns and adjectives that are no stop words, in order.
+
+    >>> [(word.text, word.part_of_speech, word.head) for word in words("a red bus on a road")]
+    [('red', 'ADJ', 'bus'), ('bus', 'NOUN', 'bus'), ('road', 'NOUN', 'on')]
+    """
     return [
         Word(token.text, token.pos_, token.head.text, token.idx)
         for token in tagger()(caption)
@@ -70,7 +78,11 @@ def words(caption: str) -> list[Word]:
 
 
 def open_names(found: Sequence[Word]) -> list[str]:
-    """The names an open vocabulary has: each word's, once, in order."""
+    """The names an open vocabulary has: each word's, once, in order.
+
+    >>> open_names(words("a red bus on a road"))
+    ['red bus', 'bus', 'road']
+    """
     return list(dict.fromkeys(word.as_open_name for word in found))
 
 
@@ -82,6 +94,10 @@ def candidates(
     Words and classes are encoded by the diffusion model's text encoder, averaged over all positions, and compared by
     correlation distance. A class is kept when the distance of a word to it is no more than the mean over the caption's
     words. One row a different word; background (label 0) is no candidate.
+
+    >>> found = candidates(words("a dog and a wall"), Vocabulary.of(["cat", "dog"]), models.diffusion)
+    >>> [(one.word, one.label, one.kept) for one in found]
+    [('dog', 2, True), ('wall', 2, False)]
     """
     asked = list(dict.fromkeys(word.as_class_word for word in found))
     if not asked:
@@ -98,18 +114,30 @@ def candidates(
 
 
 def class_encodings(vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str) -> np.ndarray:
-    """One vector a class without background, the mean over positions and then over synonyms: (classes - 1, D) float32."""
+    """One vector a class without background, the mean over positions and then over synonyms: (classes - 1, D) float32.
+
+    >>> class_encodings(Vocabulary.of(["cat", "dog"]), models.diffusion, "A photo of {}").shape
+    (2, 128)
+    """
     said = ([class_prompt.format(name) for name in synonyms] for synonyms in vocabulary.synonyms[1:])
     return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
 
 
 def present(found: Sequence[Candidate]) -> list[int]:
-    """The labels that the candidates keep, sorted, each once."""
+    """The labels that the candidates keep, sorted, each once.
+
+    >>> present([Candidate("kitten", 3, "cat", 0.1, True), Candidate("wall", 7, "car", 0.6, False)])
+    [3]
+    """
     return sorted({candidate.label for candidate in found if candidate.kept})
 
 
 def spoken_classes(sentence: str, vocabulary: Vocabulary) -> set[str]:
-    """The classes a caption names by any of their synonyms, in the singular or the plural; longer synonyms first."""
+    """The classes a caption names by any of their synonyms, in the singular or the plural; longer synonyms first.
+
+    >>> sorted(spoken_classes("two buses next to a hot dog", Vocabulary.of(["bus", "dog", "hot dog"])))
+    ['bus', 'hot dog']
+    """
     spoken, rest = set(), f" {sentence.lower().replace(',', ' ')} "
     forms = [
         (form, name)

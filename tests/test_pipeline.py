@@ -270,9 +270,9 @@ def test_a_file_is_turned_upright(scene, tmp_path):
 
 def test_what_is_no_picture_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(FileNotFoundError, match="no picture 'cat.jpg': give the path"):
+    with pytest.raises(FileNotFoundError, match="no file 'cat.jpg': give the path"):
         as_array("cat.jpg")
-    with pytest.raises(ValueError, match="text.png' cannot be read as a picture"):
+    with pytest.raises(ValueError, match="text.png' is no picture that can be read"):
         as_array(tmp_path / "text.png")
     with pytest.raises(ValueError, match="not int: pass one of these"):
         as_array(3)

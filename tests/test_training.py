@@ -10,20 +10,21 @@ import torch
 
 from fsdlib import models
 from fsdlib.models import load_models
-from fsdlib.world import training
 from fsdlib.world.scenes import VOID, world_classes
 from fsdlib.world.training import (
     PARTS,
-    PROMPT,
     TRAINERS,
     Settings,
+    augmented,
+    loop,
     training_close_ups,
     training_scenes,
-    world_words,
-    write_captioner_tokenizer,
-    write_clip_tokenizer,
     write_manifest,
 )
+from fsdlib.world.training.clip import CLIP_CONFIG, _named_region, _open_clip_vision
+from fsdlib.world.training.data import signed
+from fsdlib.world.training.tokenizers import PROMPT, world_words, write_captioner_tokenizer, write_clip_tokenizer
+from fsdlib.world.training.vision import _window, captioner_to_train, patch_loss, patch_states, seeing_captioner
 
 SETTINGS = Settings.tiny(
     scenes=48,
@@ -41,6 +42,10 @@ SETTINGS = Settings.tiny(
     unet_batch=4,
     validate_every=4,
     checkpoint_every=4,
+    unet_warm_up=2,
+    unet_every=4,
+    unet_monitor_every=8,
+    unet_probes=1,
 )
 
 pytestmark = pytest.mark.slow  # trains all five parts
@@ -106,8 +111,8 @@ def test_close_ups_are_of_the_first_scenes_and_of_those_held_out(trained):
 
 def test_augmented_scenes_differ_in_colour_and_keep_their_labels_but_where_something_hides_them(trained):
     scenes, _ = training_scenes(SETTINGS, trained[0])
-    images, labels = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
-    again, _ = training.augmented(scenes.images, scenes.labels, np.random.default_rng(3))
+    images, labels = augmented(scenes.images, scenes.labels, np.random.default_rng(3))
+    again, _ = augmented(scenes.images, scenes.labels, np.random.default_rng(3))
     assert (
         np.array_equal(images, again)
         and images.dtype == labels.dtype == np.uint8
@@ -177,7 +182,7 @@ def test_a_run_that_was_stopped_and_resumed_ends_as_one_that_ran_through(trained
             yield step
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(training, "tqdm", lambda steps, **_: stopping(steps) if isinstance(steps, range) else steps)
+        patch.setattr(loop, "tqdm", lambda steps, **_: stopping(steps) if isinstance(steps, range) else steps)
         TRAINERS["unet"](SETTINGS, tmp_path / "training", tmp_path / "mini")
     assert not (tmp_path / "mini" / "stable-diffusion" / "unet").exists()
     history = TRAINERS["unet"](SETTINGS, tmp_path / "training", tmp_path / "mini")
@@ -201,12 +206,11 @@ def test_a_finished_part_is_not_trained_again(trained, tmp_path):
 
 def test_clips_image_tower_starts_as_the_vision_encoder(trained, tmp_path):
     """open_clip's transformer with the converted weights holds the same hidden states as transformers' own."""
-    model, _ = training._seeing_captioner(SETTINGS, trained[0], tmp_path)
+    model, _ = seeing_captioner(SETTINGS, trained[0], tmp_path)
     clip = open_clip.CLIP(
-        **training.CLIP_CONFIG["model_cfg"]
-        | dict(text_cfg=training.CLIP_CONFIG["model_cfg"]["text_cfg"] | dict(vocab_size=9))
+        **CLIP_CONFIG["model_cfg"] | dict(text_cfg=CLIP_CONFIG["model_cfg"]["text_cfg"] | dict(vocab_size=9))
     )
-    missing = clip.visual.load_state_dict(training._open_clip_vision(model.vision_model), strict=False)
+    missing = clip.visual.load_state_dict(_open_clip_vision(model.vision_model), strict=False)
     assert missing.missing_keys == ["proj"] and not missing.unexpected_keys
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -229,7 +233,7 @@ def test_a_share_of_the_training_leaves_all_else_and_never_nothing():
     shorter = Settings().shorter(0.25)
     assert (
         shorter.clip_steps == 625
-        and shorter.unet_steps == 600
+        and shorter.unet_steps == 15_000
         and shorter.scenes == 7500
         and shorter.clip_batch == Settings().clip_batch
     )
@@ -249,21 +253,21 @@ def test_settings_refuse_unknown_names_and_impossible_values():
 @pytest.fixture(scope="module")
 def vision(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blip")
-    return training._captioner_to_train(SETTINGS, folder)[0].vision_model.eval()
+    return captioner_to_train(SETTINGS, folder)[0].vision_model.eval()
 
 
 @torch.no_grad()
 def test_a_window_as_large_as_the_picture_gives_the_encoders_own_states(vision):
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(
-        training.patch_states(vision, pixels, np.zeros((2, 2), int)), vision(pixels).last_hidden_state[:, 1:], atol=1e-6
+        patch_states(vision, pixels, np.zeros((2, 2), int)), vision(pixels).last_hidden_state[:, 1:], atol=1e-6
     )
 
 
 @torch.no_grad()
 def test_a_windows_patches_know_where_in_the_picture_they_lie(vision):
     pixels = torch.zeros(2, 3, 32, 32)
-    states = training.patch_states(vision, pixels, np.array([[0, 0], [4, 3]]))
+    states = patch_states(vision, pixels, np.array([[0, 0], [4, 3]]))
     assert states.shape == (2, 16, vision.config.hidden_size) and not torch.allclose(states[0], states[1], atol=1e-2)
 
 
@@ -289,7 +293,7 @@ def test_windows_lie_in_the_picture_and_hold_an_object(trained):
     scenes, _ = training_scenes(SETTINGS, trained[0])
     random = np.random.default_rng(0)
     for labels in scenes.labels:
-        top, left = training._window(labels, 32, random) * 8
+        top, left = _window(labels, 32, random) * 8
         window = labels[top : top + 32, left : left + 32]
         assert window.shape == (32, 32) and ((window > 0) & (window < VOID)).any()
 
@@ -302,11 +306,9 @@ def test_a_patch_counts_as_what_most_of_it_shows_and_not_at_all_where_it_is_void
     logits = torch.zeros(1, 4, 45)
     logits[0, 0, 0] = logits[0, 1, 3] = logits[0, 3, 0] = 50.0  # right where it counts
     logits[0, 2, 7] = 50.0
-    assert training._patch_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
+    assert patch_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
     logits[0, 1] = 0
-    assert training._patch_loss(logits, labels).item() == pytest.approx(
-        np.log(45) * 1 / 1.4, abs=1e-5
-    )  # weights 0.2, 1, 0.2
+    assert patch_loss(logits, labels).item() == pytest.approx(np.log(45) * 1 / 1.4, abs=1e-5)  # weights 0.2, 1, 0.2
 
 
 # ----------------------------------------------------------------------------------------------- what is written
@@ -346,7 +348,7 @@ def test_latents_of_the_trained_autoencoder_have_about_unit_size(trained):
     encoder = models.load_diffusion(trained[1] / "stable-diffusion").encoder
     images = training_scenes(SETTINGS, trained[0])[1].images
     with torch.no_grad():
-        posterior = encoder.encode(training.signed(images, "cpu")).latent_dist
+        posterior = encoder.encode(signed(images, "cpu")).latent_dist
     assert (posterior.mean * encoder.config.scaling_factor).std().item() == pytest.approx(1, abs=0.02)
     assert posterior.std.numpy() == pytest.approx(0.1, abs=1e-3)  # the noise that the decoder was trained against
 
@@ -356,7 +358,7 @@ def test_the_regions_clip_learns_from_show_the_class_they_are_named(trained):
     names = [c.index for c in world_classes()]
     random, seen = np.random.default_rng(0), set()
     for i in random.integers(len(scenes), size=60):
-        picture, target = training._named_region(scenes.images[i], scenes.labels[i], scenes.patterns[i], random)
+        picture, target = _named_region(scenes.images[i], scenes.labels[i], scenes.patterns[i], random)
         assert picture.shape == (64, 64, 3) and picture.any()
         seen.add("class" if target < len(names) else "pattern")
         assert target < len(names) + 4

@@ -11,32 +11,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from tqdm import tqdm
 
 from fsdlib.caption import caption
-from fsdlib.clusters import KMeans, masks
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
-from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
+from fsdlib.models import Captioner, Clip, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.names import BlackFrame, Crop, View
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
-from fsdlib.world.scenes import STYLES, Scene, world_classes, write_scenes
+from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, colours, matched_counts
+from fsdlib.world.scenes import STYLES, write_scenes
 from fsdlib.world.training import TRAINERS, Settings
-
-# The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
-PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
-PROBE_PASS = dict(timestep=300, noise_samples=3)
-GRID = 16
 
 
 def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabulary: Vocabulary) -> dict[str, float]:
@@ -81,16 +75,6 @@ def retrieval(dataset: Dataset, sentences: Sequence[str], clip: Clip) -> dict[st
     )
 
 
-def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int) -> np.ndarray:
-    """K-means on (C, h, w) features, K the classes in the truth (background too) plus one, every cluster given its majority class.
-
-    Returns the confusion count of `fsdlib.measure.scores` at the truth's size: what features are worth apart from names.
-    """
-    k = len(np.setdiff1d(truth, [scores.VOID])) + 1
-    regions = masks(KMeans(count=k).group(array, seed), *truth.shape).argmax(axis=0)
-    return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
-
-
 def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) -> dict[str, float]:
     """What k-means makes of different features: majority-matched dataset mIoU (see `matched_counts`).
 
@@ -119,13 +103,10 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
             name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()
         }
         arrays = {name: stack([array[0] for array in found], GRID, normalise=True) for name, found in arrays.items()}
-        colours = (
-            np.asarray(Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX), np.float32).transpose(2, 0, 1)
-            / 255
-        )
+        rgb = colours(image)
         arrays |= {
-            "rgb": colours,
-            "rgb_position": np.concatenate([colours, y[None], x[None]]),
+            "rgb": rgb,
+            "rgb_position": np.concatenate([rgb, y[None], x[None]]),
             "latents": stack([latent[0]], GRID),
         }
         arrays["clip"] = stack([clip_patches(image, models.clip)], GRID, normalise=True)
@@ -156,37 +137,6 @@ def captioner_patches(image: np.ndarray, captioner: Captioner) -> np.ndarray:
     states = model.vision_model(pixels.to(model.device, model.dtype)).last_hidden_state[0, 1:]
     side = int(len(states) ** 0.5)
     return states.T.unflatten(1, (side, side)).float().cpu().numpy()
-
-
-def probe_taps(
-    diffusion: Diffusion, scenes: Sequence[Scene], timesteps: Sequence[int] = (10, 100, 300), noise_samples: int = 3
-) -> pd.DataFrame:
-    """Majority-matched mIoU of each self-attention output, and of the paper's queries together, at each timestep.
-
-    For choosing taps: give it scenes of the train split. Rows: tap and timestep.
-    """
-    grids = {tap.grid for grid in (1, 10**6) for tap in find_taps(diffusion, grid=grid)}
-    single = [tap for grid in sorted(grids) for tap in find_taps(diffusion, "self_attention_output", grid=grid)]
-    groups = {tap.module: [tap] for tap in single} | {"all queries at 16x16": find_taps(diffusion)}
-    rows = []
-    for timestep in timesteps:
-        counts: dict[str, list[np.ndarray]] = {name: [] for name in groups}
-        for scene in scenes:
-            latent = latents([scene.image], diffusion)
-            everything = [tap for taps in groups.values() for tap in taps]
-            found = features(
-                latent, diffusion, everything, [image_seed(scene.image, "noise")], timestep, "", noise_samples
-            )
-            maps = {tap: array[0] for tap, array in zip(everything, found)}
-            for name, taps in groups.items():
-                array = stack([maps[tap] for tap in taps], GRID, normalise=True)
-                counts[name].append(
-                    matched_counts(array, scene.labels, len(world_classes()) + 1, image_seed(scene.image, "clusters"))
-                )
-        rows += [
-            dict(tap=name, timestep=timestep, miou=scores.miou(of_name)["dataset"]) for name, of_name in counts.items()
-        ]
-    return pd.DataFrame(rows)
 
 
 def open_words(

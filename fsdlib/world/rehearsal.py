@@ -426,7 +426,7 @@ if __name__ == "__main__":
     try:
         written = write_cache(arguments.cache, sources(arguments.models).values(), arguments.seed)
     except (FileExistsError, ValueError) as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error
     for repository, snapshot in written.items():
         size = sum(path.stat().st_size for path in snapshot.rglob("*") if path.is_file())
         print(f"{repository}: {size / 1e9:.2f} GB of random numbers in {snapshot}")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fsdlib.measure.benchmarks import open_dataset
-from fsdlib.measure.scores import miou
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
@@ -19,7 +18,6 @@ from fsdlib.world.reached import (
     captioner_patches,
     clip_patches,
     feature_scores,
-    matched_counts,
     naming_confusion,
     open_words,
     retrieval,
@@ -59,25 +57,6 @@ def test_recall_and_precision_count_over_all_pictures():
     )
 
 
-def test_features_that_are_the_labels_score_all_that_the_grid_allows():
-    truth = np.zeros((32, 32), np.uint8)
-    truth[8:16, 8:24] = 8
-    coarse = truth[::2, ::2]  # on the 16 x 16 grid, whose cells the object fills
-    assert (
-        miou(
-            [
-                matched_counts(
-                    np.eye(2, dtype=np.float32)[(coarse > 0).astype(int)].transpose(2, 0, 1) + 0.0,
-                    truth,
-                    len(SCENES),
-                    0,
-                )
-            ]
-        )["dataset"]
-        == 1.0
-    )
-
-
 def test_names_are_counted_by_what_the_masks_are(mini, tmp_path):
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=3))
     counts = naming_confusion(dataset, 3, mini.clip)
@@ -99,7 +78,7 @@ def test_retrieval_is_perfect_where_texts_are_the_pictures_own_and_else_chance(m
 
 
 def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, tmp_path, monkeypatch):
-    from fsdlib.world import reached as embedded
+    from fsdlib.world import reached
 
     dataset = open_dataset("scenes", write_scenes(tmp_path, val=6))
     held = [set(np.unique(dataset.labels(i))) - {0, 255} for i in range(6)]
@@ -118,10 +97,10 @@ def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, t
 
         return segment_batch
 
-    monkeypatch.setattr(embedded, "segment_batch", painted(plural))
+    monkeypatch.setattr(reached, "segment_batch", painted(plural))
     found = open_words(dataset, 6, mini, sorted(left_out))
     assert found["named_right"] == 1.0 and found["scenes"] >= 3
-    monkeypatch.setattr(embedded, "segment_batch", painted(lambda name: "thing"))
+    monkeypatch.setattr(reached, "segment_batch", painted(lambda name: "thing"))
     assert open_words(dataset, 6, mini, sorted(left_out))["named_right"] == 0.0
 
 

@@ -60,7 +60,7 @@ class Vocabulary:
         """
         rows = class_rows(path)
         try:
-            colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]
+            colours = [(r, g, b) for r, g, b in (bytes.fromhex(row["colour"]) for row in rows if row.get("colour"))]
         except ValueError as error:
             raise ValueError(
                 f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)"

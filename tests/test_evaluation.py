@@ -208,11 +208,11 @@ def test_an_unknown_engine_is_refused(dataset, paper, tmp_path):
 
 
 def test_a_folder_refuses_another_configuration_and_replaces_it_when_told_to(run, dataset, mini, paper, tmp_path):
-    best = FreeSegDiff(mini, BEST)
+    other = FreeSegDiff(mini, PAPER.with_changes({"vocabulary": "open"}))
     evaluate(dataset, paper, tmp_path, limit=1)
     with pytest.raises(ValueError, match="another configuration"):
-        evaluate(dataset, best, tmp_path, limit=1)
-    assert evaluate(dataset, best, tmp_path, limit=1, replace=True).summary["recipe"]["name"] == "best"
+        evaluate(dataset, other, tmp_path, limit=1)
+    assert evaluate(dataset, other, tmp_path, limit=1, replace=True).summary["vocabulary_mode"] == "open"
     assert json.loads((tmp_path / "images" / "val_000000.json").read_text())["run"] != run.summary["hash"]
 
 

@@ -137,7 +137,8 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
         }
         for row in theirs.itertuples()
     ]
-    ours, empty = {}, {}
+    ours: dict[tuple[str, ...], dict] = {}
+    empty: dict[str, float] = {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:
@@ -163,14 +164,11 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             if not run.summary["complete"]:
                 row["note"].append(f"{column}: {run.whole} images")
             empty[column] = 100 * run.summary["empty"][protocol]
+    rows += [row | dict(note="; ".join(row["note"])) for row in ours.values()]
     if empty:
-        ours["empty"] = {
-            "system": "an empty label map",
-            "protocol": protocol,
-            **empty,
-            "note": ["on the images of the runs above"],
-        }
-    return pd.DataFrame(rows + [row | dict(note="; ".join(row["note"])) for row in ours.values()])
+        note = "on the images of the runs above"
+        rows.append({"system": "an empty label map", "protocol": protocol, **empty, "note": note})
+    return pd.DataFrame(rows)
 
 
 def all_scores(runs: Sequence[Run]) -> pd.DataFrame:

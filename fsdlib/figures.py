@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from fsdlib.vocabulary import palette
 
-CLUSTER_COLOURS = np.array(colormaps["tab20"].colors)
+CLUSTER_COLOURS = colormaps["tab20"](np.arange(20))[:, :3]
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)

@@ -31,6 +31,8 @@ from fsdlib.world.training.unet import (
     untrained_unet,
 )
 
+pytestmark = pytest.mark.slow  # trains a UNet
+
 SETTINGS = Settings.tiny(
     scenes=24,
     close_ups=16,

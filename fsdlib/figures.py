@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 
 from fsdlib.vocabulary import palette
 
-CLUSTER_COLOURS = np.array(colormaps["tab20"].colors)
+CLUSTER_COLOURS = colormaps["tab20"](range(20))[:, :3]
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
@@ -100,7 +100,7 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     ax = ax or plt.subplots(figsize=(9, 1.2))[1]
     ax.axis("off")
     ax.set_xlim(0, columns)
-    colour_of = {}
+    colour_of: dict[int, str] = {}
     for word in words:
         colour_of |= dict.fromkeys(
             range(word.start, word.start + len(word.text)), NOUN if word.part_of_speech == "NOUN" else ADJECTIVE
@@ -124,11 +124,11 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
                 ha="center",
                 va="center",
             )
-    column = 0
+    left = 0.0
     for c in candidates:
         text = f"{c.word} → {c.name} {c.distance:.2f}" + ("" if c.kept else " ✗")
-        ax.text(column, rows - 0.5, text, fontsize="small", color="0.15" if c.kept else DROPPED, va="center")
-        column += len(text) * 0.85 + 3
+        ax.text(left, rows - 0.5, text, fontsize="small", color="0.15" if c.kept else DROPPED, va="center")
+        left += len(text) * 0.85 + 3
     return ax
 
 

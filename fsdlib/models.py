@@ -9,10 +9,10 @@ import argparse
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,6 +31,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    ProcessorMixin,
 )
 
 from fsdlib.project import MINI
@@ -183,12 +184,19 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
             raise ModelUnavailable(
                 f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb"
             )
-        return source.folder, dict(repository=source.repository, revision=source.revision, sha256=_verified(source))
-    asked = dict(revision=source.revision, allow_patterns=list(source.files))
+        sha256 = _verified(source.folder, source.files)
+        return source.folder, dict(repository=source.repository, revision=source.revision, sha256=sha256)
     problem = "it is not in the cache"
     for only_cached in (True, False) if download else (True,):
         try:
-            folder = Path(huggingface_hub.snapshot_download(source.repository, **asked, local_files_only=only_cached))
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    source.repository,
+                    revision=source.revision,
+                    allow_patterns=list(source.files),
+                    local_files_only=only_cached,
+                )
+            )
         # the base of its HTTP library's errors, as the hub's client has it; the hub's own are of it or of OSError;
         # RuntimeError comes from its second way of fetching, Xet
         except (HTTPError, OSError, RuntimeError) as error:
@@ -211,11 +219,11 @@ def _fetch_with(name: str, captioner: str | None, clip: str | None) -> str:
     )
 
 
-def _verified(source: Source) -> str:
+def _verified(folder: Path, files: Sequence[str]) -> str:
     """One hash over a folder's weights, each of which must have the hash that the manifest gives."""
     manifest = json.loads((MINI / "manifest.json").read_text())["files"]
-    for name in source.files:
-        path = source.folder / name
+    for name in files:
+        path = folder / name
         if path.suffix == ".safetensors":
             found, expected = (
                 hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -225,7 +233,7 @@ def _verified(source: Source) -> str:
                 raise ModelUnavailable(
                     f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control"
                 )
-    weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(source.folder))
+    weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(folder))
     return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
 
 
@@ -238,10 +246,11 @@ class LatentEncoder(AutoencoderKL):
     config_name = "config.json"
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^decoder\.", r"^post_quant_conv\."]
 
-    @wraps(AutoencoderKL.__init__)  # diffusers reads a configuration's keys off this signature
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         del self.decoder, self.post_quant_conv
+
+    update_wrapper(__init__, AutoencoderKL.__init__)  # diffusers reads a configuration's keys off this signature
 
 
 @dataclass
@@ -249,7 +258,7 @@ class Captioner:
     """A BLIP or BLIP-2 with its processor."""
 
     model: torch.nn.Module
-    processor: object
+    processor: ProcessorMixin
 
 
 @dataclass
@@ -301,19 +310,19 @@ class Diffusion:
         new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
         if not new:
             return
-        first, penultimate, pooled = None, [], None
+        last, penultimate, pooled = [], [], None
         for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
             ids = tokenizer(
                 new, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
             ).input_ids
             output = encoder(ids.to(encoder.device), output_hidden_states=True)
-            first = output.last_hidden_state if first is None else first
+            last.append(output.last_hidden_state)
             penultimate.append(output.hidden_states[-2])
             pooled = getattr(output, "text_embeds", None)
         # one text encoder: its last states; two (the SDXL family): the states before the last of both, side by side
-        states = first if len(penultimate) == 1 else torch.cat(penultimate, dim=-1)
+        states = last[0] if len(last) == 1 else torch.cat(penultimate, dim=-1)
         for i, text in enumerate(new):
-            self._encoded[text] = (first[i], states[i], None if pooled is None else pooled[i])
+            self._encoded[text] = (last[0][i], states[i], None if pooled is None else pooled[i])
 
 
 @dataclass
@@ -321,8 +330,8 @@ class Clip:
     """An open_clip CLIP with its preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
 
     model: torch.nn.Module
-    preprocess: object
-    tokenizer: object
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    tokenizer: Callable[[Sequence[str]], torch.Tensor]
     device: torch.device
     dtype: torch.dtype = torch.float32  # of pixels; of the weights only normalisations and embeddings may differ
     _encoded: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -405,7 +414,7 @@ class Models:
 
 def _described(name: str, identity: dict) -> str:
     parts = [
-        f"{part}: {i['repository']} at {i.get('commit', i.get('sha256', ''))[:12]}"
+        f"{part}: {i['repository']} at {(i.get('commit') or i.get('sha256', ''))[:12]}"
         for part, i in identity.items()
         if isinstance(i, dict)
     ]
@@ -492,10 +501,15 @@ class ModelSet:
 
     def load(self) -> Models:
         """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
-        device, located = self.device or default_device(), self._located
-        loaders = dict(captioner=load_captioner, diffusion=load_diffusion, clip=load_clip)
-        parts = {part: loader(located[part][0], device, self._precision) for part, loader in loaders.items()}
-        return Models(self.name, **parts, identity=self.identity)
+        folders = {part: folder for part, (folder, _) in self._located.items()}
+        device, dtype = self.device or default_device(), self._precision
+        return Models(
+            self.name,
+            load_captioner(folders["captioner"], device, dtype),
+            load_diffusion(folders["diffusion"], device, dtype),
+            load_clip(folders["clip"], device, dtype),
+            self.identity,
+        )
 
     def __str__(self) -> str:
         return _described(self.name, self.identity)

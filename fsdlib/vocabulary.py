@@ -60,7 +60,8 @@ class Vocabulary:
         """
         rows = class_rows(path)
         try:
-            colours = [tuple(bytes.fromhex(row["colour"])) for row in rows if row.get("colour")]
+            written = [bytes.fromhex(row["colour"]) for row in rows if row.get("colour")]
+            colours = tuple((red, green, blue) for red, green, blue in written)
         except ValueError as error:
             raise ValueError(
                 f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)"
@@ -69,7 +70,7 @@ class Vocabulary:
             tuple(row["name"] for row in rows),
             tuple((row["name"], *filter(None, (row.get("synonyms") or "").split(";"))) for row in rows),
             background,
-            tuple(colours) or None,
+            colours or None,
         )
 
     def __len__(self) -> int:

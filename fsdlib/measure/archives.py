@@ -66,9 +66,7 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
             file, unpacked = Path(temporary) / archive.file, Path(temporary) / "unpacked"
             _fetch(archive, file)
             try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
-                shutil.unpack_archive(
-                    file, unpacked / archive.folder, **({} if file.suffix == ".zip" else {"filter": "data"})
-                )
+                shutil.unpack_archive(file, unpacked / archive.folder, filter=None if file.suffix == ".zip" else "data")
             except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
                 raise ValueError(
                     f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand"

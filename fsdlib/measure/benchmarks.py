@@ -24,7 +24,7 @@ from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 class Benchmark:
     """What is known of a dataset before it is opened.
 
-    classes: its class list in data/classes, None where they are given with the pictures.
+    classes: its class list in data/classes, "" where they are given with the pictures.
     splits: how many images each official split has.
     inside: where its archives put it, below the folder they are unpacked in.
     values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
@@ -32,7 +32,7 @@ class Benchmark:
     for.
     """
 
-    classes: str | None
+    classes: str
     layout: Callable[["Benchmark", str, Path, str], Dataset] | None  # None: a folder of one's own
     splits: dict[str, int]
     terms: str
@@ -82,9 +82,10 @@ def open_dataset(
         raise ValueError(
             f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'"
         )
-    if not (root or benchmark.root):
+    root = root or benchmark.root
+    if not root:
         raise FileNotFoundError(f"dataset {name!r} needs a root. {instructions(name)}")
-    root = Path(root or benchmark.root)
+    root = Path(root)
     if (root / benchmark.inside).is_dir():
         root = root / benchmark.inside
     return benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
@@ -436,7 +437,7 @@ DATASETS = {
         values=34,
     ),
     "folder": Benchmark(
-        None,
+        "",
         None,
         {},
         "yours",
@@ -451,7 +452,7 @@ def _overview() -> str:
     for name, benchmark in DATASETS.items():
         classes = (
             "your own"
-            if benchmark.classes is None
+            if not benchmark.classes
             else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
         )
         sizes = " + ".join(archive.size for archive in benchmark.archives) or "-"

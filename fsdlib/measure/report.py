@@ -137,7 +137,8 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
         }
         for row in theirs.itertuples()
     ]
-    ours, empty = {}, {}
+    ours: dict[tuple[str, str, str] | str, dict] = {}  # by models, recipe and mode; an empty label map by "empty"
+    empty: dict[str, float] = {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:

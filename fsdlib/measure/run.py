@@ -11,6 +11,7 @@ that order, the number of workers and the split into shards change nothing; only
 """
 
 import hashlib
+import inspect
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ class EvaluationFailed(RuntimeError):
 def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict:
     """All that a run's results depend on, the stages' own source included, and the hash of it."""
     # what rows are made by; a summary is made anew each time
-    own = b"".join(Path(module.__file__).read_bytes() for module in (scores, worker))
+    own = b"".join(Path(inspect.getfile(module)).read_bytes() for module in (scores, worker))
     known = dataset.vocabulary
     classes = json.dumps([known.names, known.synonyms, known.background]).encode()
     content = dict(

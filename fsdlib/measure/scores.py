@@ -155,7 +155,11 @@ def bootstrap(
         found["dataset"] += [mean(row) for row in np.where(np.isnan(iou), over_all, iou)]
         found["per_image"] += (times @ values / np.maximum(times @ known, 1)).tolist()
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return {protocol: tuple(map(float, np.nanquantile(values, tails))) for protocol, values in found.items()}
+    return {
+        protocol: (float(low), float(high))
+        for protocol, values in found.items()
+        for low, high in [np.nanquantile(values, tails)]
+    }
 
 
 # --------------------------------------------------------------------------------------------- masks apart from names

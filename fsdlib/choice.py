@@ -1,7 +1,7 @@
 """What the choices of all stages share: small frozen classes with typed options, found by their kind, printed, kept as JSON."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,7 +27,7 @@ class Choice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     if TYPE_CHECKING:
-        kind: str  # of every way to do a stage; no field of the stage itself
+        kind: str = ""  # of every way to do a stage; no field of the stage itself
 
     @classmethod
     def kinds(cls) -> dict[str, type["Choice"]]:
@@ -62,7 +62,7 @@ class Choice(BaseModel):
         """The names of its options."""
         return [name for name in cls.model_fields if name != "kind"]
 
-    def with_option(self, path: str, value: Any, whole: str = "") -> "Choice":
+    def with_option(self, path: str, value: Any, whole: str = "") -> Self:
         """The same with another value at a path such as "count" or "taps.grid", validated.
 
         Raises ValueError, saying what there is, for a path, a type or a value that does not fit. whole: the path from

@@ -166,7 +166,7 @@ def normalised_cut(features: np.ndarray, threshold: float = 0.5, power: float = 
     waiting, segments = [np.arange(len(affinities))], []
     while waiting:
         part = waiting.pop()
-        side, value = bisect(affinities[np.ix_(part, part)]) if len(part) > 1 else (None, np.inf)
+        side, value = bisect(affinities[np.ix_(part, part)]) if len(part) > 1 else (np.ones(1, bool), np.inf)
         if value <= threshold:
             waiting += [part[side], part[~side]]
         else:

@@ -213,7 +213,7 @@ def features(
     >>> [array.shape for array in features(latents([picture], models.diffusion), models.diffusion, taps, seeds=[0])]
     [(1, 64, 16, 16)]
     """
-    total: list[np.ndarray] | None = None
+    total: list[np.ndarray] = []
     steps = torch.full((len(latent),), timestep, device=diffusion.device)
     for sample in range(noise_samples):
         sample_seeds = [(seed + sample) % 2**32 for seed in seeds]
@@ -226,7 +226,7 @@ def features(
             except _LastTapReached:
                 pass
         maps = [_as_map(outputs[tap.module], tap.grid) for tap in taps]
-        total = maps if total is None else [a + b for a, b in zip(total, maps)]
+        total = [a + b for a, b in zip(total, maps)] if total else maps
     return [array / noise_samples for array in total]
 
 

@@ -68,13 +68,16 @@ def segment_with(
     present = np.setdiff1d(truth, (0, VOID)).tolist()
     choices = mode.choices(found, vocabulary, models.diffusion, recipe.assignment.background_names, present)
 
+    # all that the masks depend on, beside the picture
+    source: str | int = "truth" if "masks" in perfect else choices.expected
     if "masks" in perfect:
-        masks, source = true_masks(truth), "truth"
+        masks = true_masks(truth)
     else:
         features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
-        source = choices.expected  # all that the clusters depend on, beside the picture
         own_seed = image_seed(image, "clusters", seed)
-        clusters = _once(known, ("clusters", source), lambda: recipe.clusters.group(features, own_seed, source))
+        clusters = _once(
+            known, ("clusters", source), lambda: recipe.clusters.group(features, own_seed, choices.expected)
+        )
         masks = clustering.masks(clusters, *truth.shape)
 
     if "names" in perfect:

@@ -17,6 +17,7 @@ from fsdlib.models import Models
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import Vocabulary, palette
+from fsdlib.words import Candidate, Word
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -33,8 +34,8 @@ class Result:
     labels: np.ndarray
     names: tuple[str, ...]
     caption: str
-    words: tuple[words.Word, ...]
-    candidates: tuple[words.Candidate, ...]
+    words: tuple[Word, ...]
+    candidates: tuple[Candidate, ...]
     clusters: np.ndarray
     silhouette: float
     masks: np.ndarray
@@ -144,10 +145,10 @@ def segment_batch(
     images = [as_array(picture) for picture in pictures]
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
-    present = [None] * len(images) if present is None else present
+    known: Sequence[Sequence[int] | None] = [None] * len(images) if present is None else present
     return [
         segment_perceived(image, perception, models, recipe, vocabulary, seed, labels)
-        for image, perception, labels in zip(images, perceive(images, models, recipe, seed), present, strict=True)
+        for image, perception, labels in zip(images, perceive(images, models, recipe, seed), known, strict=True)
     ]
 
 

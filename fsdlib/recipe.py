@@ -74,7 +74,7 @@ class Recipe(Choice):
         option takes its value. The variant's name says what was changed unless one is given. Raises ValueError, in one
         sentence that says what there is, for a path, a type or a value that does not fit.
         """
-        changed: Choice = self
+        changed = self
         for path, value in changes.items():
             try:
                 changed = changed.with_option(path, value)

@@ -284,6 +284,7 @@ def test_colours_are_read_from_a_class_file(tmp_path):
         ("label,name\n0,background\n", "no columns index and name"),
         ("index,name,colour\n0,background,000000\n1,cat,\n", "2 names and 1 colours"),
         ("index,name,colour\n0,background,000000\n1,cat,red\n", "not of the form rrggbb"),
+        ("index,name,colour\n0,background,000000\n1,cat,ff00\n", "not of the form rrggbb"),
         (
             "index,name\n" + "\n".join(f"{i},{f'class {i}' if i else 'background'}" for i in range(256)),
             "256 labels do not fit below 255",

@@ -55,7 +55,7 @@ def on_ray(
         )  # a whole number of actors on each GPU, so that all find room
         items = ray.data.from_items([dict(work=json.dumps(piece)) for piece in work], override_num_blocks=len(work))
         results = items.map(
-            Actor,
+            Actor,  # type: ignore[arg-type]  # Ray takes a class whose objects are called, as its documentation says
             fn_constructor_args=(arguments,),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,

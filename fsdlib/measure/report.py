@@ -137,7 +137,7 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
         }
         for row in theirs.itertuples()
     ]
-    ours: dict[tuple[str, ...], dict] = {}
+    ours: dict[tuple[str, str, str] | str, dict] = {}  # by models, recipe and mode; an empty label map by "empty"
     empty: dict[str, float] = {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
@@ -164,11 +164,14 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             if not run.summary["complete"]:
                 row["note"].append(f"{column}: {run.whole} images")
             empty[column] = 100 * run.summary["empty"][protocol]
-    rows += [row | dict(note="; ".join(row["note"])) for row in ours.values()]
     if empty:
-        note = "on the images of the runs above"
-        rows.append({"system": "an empty label map", "protocol": protocol, **empty, "note": note})
-    return pd.DataFrame(rows)
+        ours["empty"] = {
+            "system": "an empty label map",
+            "protocol": protocol,
+            **empty,
+            "note": ["on the images of the runs above"],
+        }
+    return pd.DataFrame(rows + [row | dict(note="; ".join(row["note"])) for row in ours.values()])
 
 
 def all_scores(runs: Sequence[Run]) -> pd.DataFrame:

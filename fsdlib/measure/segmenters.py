@@ -34,7 +34,7 @@ class Prediction:
     candidates: tuple[str, ...] | None = (
         None  # the classes said to be present before anything was segmented, where the method says any
     )
-    mapping: dict[str, tuple[str, float]] = field(default_factory=dict)
+    mapping: dict[str, tuple[str, float | None]] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -125,7 +125,7 @@ class FreeSegDiff:
 def _code(recipe: Recipe) -> str:
     """A hash over the stages' source and that of choices written elsewhere, so that an older version's results are not taken for this one's."""
     modules = (words, captioning, features, clusters, naming, refinement, pipeline)
-    own = [Path(module.__file__).read_bytes() for module in modules]
+    own = [Path(inspect.getfile(module)).read_bytes() for module in modules]
     elsewhere = [type(choice) for choice in recipe.parts() if not type(choice).__module__.startswith("fsdlib.")]
     own += [inspect.getsource(way).encode() for way in elsewhere]
     return hashlib.sha256(b"".join(own)).hexdigest()

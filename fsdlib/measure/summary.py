@@ -37,7 +37,7 @@ class Evaluation:
     finished: bool
 
     def prediction(self, image_id: str) -> np.ndarray | None:
-        """The stored label map of one image, (H, W) uint8, or None for one that failed."""
+        """The stored label map of one image, (H, W) uint8, or None where it has none."""
         return stored_labels(self.folder, image_id)
 
 
@@ -167,7 +167,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     totals, timings, missing = Totals(len(vocabulary), vocabulary.background), Timings(), 0
     table: list[dict] = []
     objects: list[dict] = []
-    mapping: dict = {}
+    mapping: dict[str, tuple[str, float | None, int]] = {}  # of free names: what it was taken for, similarity, images
     failed: dict[str, str] = {}
     for i in wanted:
         row = read_row(folder, dataset.ids[i], settings["hash"])
@@ -209,7 +209,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
             dict(truth=named[row], prediction=named[column], pixels=pixels)
             for row, column, pixels in sparse(totals.confusion)
         ]
-        free = [
+        free: list[dict] = [
             dict(name=name, taken_for=label, similarity=similarity, images=count)
             for name, (label, similarity, count) in mapping.items()
         ]

@@ -55,7 +55,7 @@ class Worker:
     def _outcomes(self, batch: Sequence[int]) -> dict[int, tuple | Exception]:
         """For each image its picture, truth and prediction, with the size of its batch, or what went wrong."""
         outcomes: dict[int, tuple | Exception] = {}
-        read: dict[int, tuple] = {}
+        read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
         for i in batch:
             try:
                 image = self.dataset.image(i)

@@ -4,6 +4,7 @@ Training watches its UNet with these measures, and `fsdlib.world.reached` report
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.world.scenes import Scene, world_classes
 
 # The tap, timestep and noises that were the best on train scenes: see notebooks/90_train_mini.ipynb
-PROBE_TAPS = dict(kind="cross_attention_query", blocks="all", grid=16)
+PROBE_TAPS: dict[str, Any] = dict(kind="cross_attention_query", blocks="all", grid=16)
 PROBE_PASS = dict(timestep=300, noise_samples=3)
 GRID = 16
 

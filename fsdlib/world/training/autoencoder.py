@@ -45,12 +45,12 @@ def train_autoencoder(settings: Settings, folder: Path = TRAINING, out: Path = M
         decoded = model.decode(mean + 0.1 * noise(random, mean.shape, settings.device)).sample
         return F.mse_loss(decoded, crops) + 1e-3 * mean.square().mean()
 
-    images = tuple(scenes.images for scenes in training_scenes(settings, folder))
-    history = fit("autoencoder", [model], loss, images, settings, folder)
+    train, held_out = training_scenes(settings, folder)
+    history = fit("autoencoder", [model], loss, (train.images, held_out.images), settings, folder)
     with torch.no_grad():
         model.quant_conv.weight[4:] = 0
         model.quant_conv.bias[4:] = 2 * np.log(0.1)
-        deviation = model.encode(signed(images[1][:128], settings.device)).latent_dist.mean.std()
+        deviation = model.encode(signed(held_out.images[:128], settings.device)).latent_dist.mean.std()
     model.register_to_config(scaling_factor=round(1 / float(deviation), 5))
     model.half().save_pretrained(Path(out) / "stable-diffusion" / "vae")
     return history

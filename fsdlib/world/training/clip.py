@@ -181,7 +181,8 @@ def _named_region(
     if random.random() < cropped:
         on_black = on_black if random.random() < 0.75 else image
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        box, margin = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1], random.choice([0, 0, random.integers(1, 8)])
+        box = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+        margin = random.choice([0, 0, int(random.integers(1, 8))])
         crop = (
             max(box[2] - margin, 0),
             max(box[0] - margin, 0),

@@ -91,7 +91,7 @@ def augmented(images: np.ndarray, labels: np.ndarray, random: np.random.Generato
 
     images: (N, S, S, 3) uint8, labels: (N, S, S) uint8; returns both, new, void where the patch lies.
     """
-    n, side = labels.shape[:2]
+    n, side = len(labels), labels.shape[1]
     turn, saturation, contrast = random.normal(0, 0.35, n), random.uniform(0.5, 1.3, n), random.uniform(0.6, 1.3, n)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the axis of greys, about which hues turn
     grey, cos, sin = np.full((3, 3), 1 / 3), np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]

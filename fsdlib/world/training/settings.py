@@ -1,10 +1,8 @@
 """How long and on how much the embedded models are trained."""
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from fsdlib.world.scenes import STYLES
+from fsdlib.world.scenes import STYLES, Style
 
 PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places enter the seeds: a new one goes last
 
@@ -16,7 +14,7 @@ class Settings(BaseModel):
 
     seed: int = 0
     device: str = "cpu"
-    styles: tuple[Literal["twemoji", "openmoji"], ...] = STYLES
+    styles: tuple[Style, ...] = STYLES
     scenes: PositiveInt = 30_000
     close_ups: PositiveInt = 15_000  # windows around objects of the first of those scenes
     held_out: PositiveInt = 256  # scenes after those, for the validation curves

@@ -189,7 +189,7 @@ def features_found(diffusion: Diffusion, scenes: Sequence[Scene]) -> dict[str, f
 
     The scenes' labels are used here, to measure; the UNet never learns from them.
     """
-    found = {}
+    found: dict[str, float] = {}
     for timestep in FEATURES_AT:
         plain, smooth = feature_scores_at(diffusion, scenes, timestep)
         found |= {f"features_{timestep}": round(plain, 4), f"smooth_{timestep}": round(smooth, 4)}

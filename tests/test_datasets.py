@@ -588,6 +588,7 @@ def test_a_file_that_is_no_annotation_of_cocos_is_an_error_that_names_it(tmp_pat
         open_dataset("coco_object", root)
 
 
+@pytest.mark.slow
 def test_the_128_real_pictures_have_the_objects_that_pycocotools_draws(coco_root):
     dataset = open_dataset("coco_object", coco_root)
     assert len(dataset) == 128 and not dataset.complete and dataset.expected == 5000

@@ -102,6 +102,7 @@ def test_the_row_says_which_configuration_it_is_of(run, dataset, paper):
 # --------------------------------------------------------------------------------------------- vocabulary modes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["given", "oracle", "open"])
 def test_the_vocabulary_mode_says_which_classes_may_be_found(mode, dataset, mini, run, tmp_path):
     found = evaluate(dataset, FreeSegDiff(mini, PAPER.with_changes({"vocabulary": mode})), tmp_path, batch_size=2)
@@ -182,6 +183,7 @@ def test_a_look_at_the_first_images_of_a_finished_run_leaves_it_as_it_is(run, da
     assert look.summary["images"] == 2 and look.finished and contents(run.folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_batch_size_gives_the_same_label_maps(size, run, dataset, paper, tmp_path):
     other = evaluate(dataset, paper, tmp_path, batch_size=size)
@@ -284,6 +286,7 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so(dataset, paper, mini,
 # --------------------------------------------------------------------------------------------- other datasets
 
 
+@pytest.mark.slow
 def test_real_photographs_go_through_at_their_own_sizes(mini, voc_root, tmp_path):
     voc = open_dataset("voc12", voc_root)
     run = evaluate(voc, FreeSegDiff(mini, BEST), tmp_path / "voc", limit=2)
@@ -292,6 +295,7 @@ def test_real_photographs_go_through_at_their_own_sizes(mini, voc_root, tmp_path
     assert run.summary["expected"] == 1449 and not run.summary["complete"]
 
 
+@pytest.mark.slow
 def test_a_class_list_without_background_leaves_no_pixel_unnamed_by_a_merging_recipe(mini, dataset, tmp_path):
     bare = replace(dataset, vocabulary=replace(dataset.vocabulary, background=False))
     run = evaluate(bare, FreeSegDiff(mini, BEST.with_changes({"vocabulary": "given"})), tmp_path, limit=1)

@@ -82,6 +82,7 @@ def test_an_unknown_stage_and_free_names_raise(mini, scene, vocabulary):
         segment_with(scene.image, scene.labels, mini, PAPER.with_changes({"vocabulary": "open"}), vocabulary)
 
 
+@pytest.mark.slow
 def test_worth_is_one_row_a_variant_with_both_protocols(mini, scenes, vocabulary):
     images, truths = [scene.image for scene in scenes[:2]], [scene.labels for scene in scenes[:2]]
     table = worth(images, truths, mini, PAPER, vocabulary, variants=[(), ("caption", "masks"), STAGES])

@@ -15,6 +15,8 @@ from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.recipe import BEST, PAPER
 from fsdlib.world.scenes import write_scenes
 
+pytestmark = pytest.mark.slow  # five runs come before the first test
+
 
 @pytest.fixture(scope="module")
 def folder(mini, tmp_path_factory):

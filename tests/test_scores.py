@@ -182,6 +182,7 @@ def test_all_metrics_are_those_of_torchmetrics_and_scikit_learn(seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_all_metrics_are_those_of_the_peers_on_real_label_maps(voc_root):
     voc = open_dataset("voc12", voc_root)

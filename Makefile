@@ -24,7 +24,7 @@ EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,giv
 .PHONY: help install run quickstart $(EVALUATIONS) eval report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv with everything in it
 

@@ -48,6 +48,12 @@ def coco_root():
     return _photographs("coco", "COCO")
 
 
+@pytest.fixture(scope="session")
+def released_root():
+    """The five photographs of data/released.json, where this machine has them."""
+    return _photographs("released", "recorded")
+
+
 def _photographs(folder, name):
     given = os.environ.get("FSD_TEST_DATA")
     data = Path(given) if given else ROOT.parent / "shared" / "data"

@@ -1,8 +1,6 @@
 """The stages against what the authors recorded with the real models on five photographs (data/released.json)."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from PIL import Image
 
 from fsdlib.clusters import masks
 from fsdlib.pipeline import as_array
-from fsdlib.project import DATA, ROOT
+from fsdlib.project import DATA
 from fsdlib.refinement import Crf
 from fsdlib.vocabulary import VOID, Vocabulary
 from fsdlib.words import Open, open_names, words
@@ -24,16 +22,6 @@ CLASSES = (
 # The object that VOC has a mask of: its name, its label there, the least IoU of its cluster and of that refined. (Enlarged by
 # floor(x * 32 / width), as the release does, the dog would reach 0.942.)
 OBJECTS = {"2008_000533": ("bird", 3, 0.80, 0.98), "2008_001379": ("dog", 12, 0.88, 0.92)}
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    """The folder with the five photographs, where this machine has them."""
-    given = os.environ.get("FSD_TEST_DATA")
-    folder = (Path(given) if given else ROOT.parent / "shared" / "data") / "released"
-    if not folder.is_dir():
-        pytest.skip("no recorded photographs: set FSD_TEST_DATA to a folder that holds released/")
-    return folder
 
 
 def clusters_of(image_id: str) -> np.ndarray:
@@ -62,10 +50,10 @@ def test_the_recorded_clusters_are_four_on_a_grid_of_32(image_id):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("image_id", OBJECTS)
-def test_the_crf_fits_a_cluster_of_real_features_to_its_object(image_id, photographs):
+def test_the_crf_fits_a_cluster_of_real_features_to_its_object(image_id, released_root):
     name, label, before, after = OBJECTS[image_id]
-    image = as_array(photographs / f"{image_id}.jpg")
-    truth = np.asarray(Image.open(photographs / f"{image_id}_truth.png"))
+    image = as_array(released_root / f"{image_id}.jpg")
+    truth = np.asarray(Image.open(released_root / f"{image_id}_truth.png"))
     found = masks(clusters_of(image_id), *image.shape[:2])
 
     def iou(mask: np.ndarray) -> float:

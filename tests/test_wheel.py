@@ -43,7 +43,11 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_code_and_the_data_that_it_reads(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    data = tracked("data/classes", "data/mini", "data/rehearsal") | {"data/published.csv", "data/released.json", "data/README.md"}
+    data = tracked("data/classes", "data/mini", "data/rehearsal") | {
+        "data/published.csv",
+        "data/released.json",
+        "data/README.md",
+    }
     assert held == tracked("fsdlib") | {name.replace("data/", "fsdlib/_data/", 1) for name in data}
     assert {"fsdlib/py.typed", "fsdlib/_data/classes/voc12.csv", "fsdlib/_data/mini/manifest.json"} <= held
 

@@ -5,7 +5,6 @@ from typing import Literal
 import numpy as np
 import scipy.linalg
 import sklearn.cluster
-from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 from sklearn.metrics import silhouette_score
 
@@ -207,10 +206,24 @@ def silhouette(features: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def masks(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One binary mask a cluster at the image's size, nearest neighbour: (K, height, width) bool, in cluster order.
+    """One binary mask a cluster at the image's size: (K, height, width) bool, in cluster order (METHOD, row 6).
 
     >>> masks(np.array([[0, 1]], np.uint8), height=2, width=4).astype(int).tolist()
     [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
-    enlarged = np.asarray(Image.fromarray(clusters).resize((width, height), Image.Resampling.NEAREST))
-    return enlarged == np.arange(clusters.max() + 1)[:, None, None]
+    return enlarged(clusters, height, width) == np.arange(clusters.max() + 1)[:, None, None]
+
+
+def enlarged(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map of (h, w) cells at the image's size: (height, width), the cell of pixel x being floor(x * w / width).
+
+    So OpenCV's nearest neighbour has it, whose cells begin a little earlier than those of the pixels' centres, as PIL
+    counts them, where a cell is no whole number of pixels (METHOD, row 6).
+
+    >>> enlarged(np.array([[3, 7]]), height=1, width=5)  # the middle pixel's centre lies on the edge between the cells
+    array([[3, 3, 3, 7, 7]])
+    """
+    rows, columns = (
+        np.arange(pixels) * cells // pixels for pixels, cells in zip((height, width), clusters.shape, strict=True)
+    )
+    return clusters[np.ix_(rows, columns)]

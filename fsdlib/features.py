@@ -148,14 +148,15 @@ def find_taps(
 def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -> np.ndarray:
     """Sampled, scaled latents, (N, 4, side / 8, side / 8) float32 for Stable Diffusion, each from its image's own seed.
 
-    images: (H, W, 3) uint8 RGB of any sizes, squashed to the model's square (the aspect ratio is not kept).
+    images: (H, W, 3) uint8 RGB of any sizes, squashed to the model's square by PIL's bilinear filter; the aspect ratio is
+    not kept (METHOD, row 3).
 
     >>> latents([picture], models.diffusion).shape
     (1, 4, 16, 16)
     """
     side = diffusion.side
     squashed = [
-        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC), np.float32)
+        np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32)
         for image in images
     ]
     pixels = torch.from_numpy(np.stack(squashed) / 127.5 - 1).permute(0, 3, 1, 2)

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
-from PIL import Image
 from sklearn.decomposition import PCA
 
+from fsdlib.clusters import enlarged
 from fsdlib.vocabulary import palette
 
 CLUSTER_COLOURS = colormaps["tab20"](np.arange(20))[:, :3]
@@ -338,13 +338,13 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
 
 
 def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
-    """Draw the picture tinted by its clusters, (h, w) uint8, enlarged by nearest neighbour, with their borders."""
+    """Draw the picture tinted by its clusters, (h, w) uint8, enlarged as masks are, with their borders."""
     from skimage.segmentation import mark_boundaries
 
-    enlarged = np.asarray(Image.fromarray(clusters).resize(image.shape[1::-1], Image.Resampling.NEAREST))
-    tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[enlarged % len(CLUSTER_COLOURS)]
+    regions = enlarged(clusters, *image.shape[:2])
+    tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[regions % len(CLUSTER_COLOURS)]
     return show_image(
-        (255 * mark_boundaries(tinted, enlarged, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title
+        (255 * mark_boundaries(tinted, regions, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title
     )
 
 

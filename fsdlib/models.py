@@ -25,6 +25,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HTTPError
 from PIL import Image
+from torchvision.transforms import CenterCrop, Compose
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -423,7 +424,7 @@ def default_device() -> str:
 
 
 def default_dtype(device: str) -> torch.dtype:
-    """float16 on a GPU, as the paper has it, and float32 on a CPU, which has no fast half precision."""
+    """The diffusion model's: float16 on a GPU, float32 on a CPU, which has no fast half precision (METHOD, row 3)."""
     return torch.float16 if torch.device(device).type == "cuda" else torch.float32
 
 
@@ -475,13 +476,32 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
         model, preprocess = open_clip.create_model_from_pretrained(
             f"local-dir:{folder}", precision=precision, device=device
         )
+        steps = [CropRoundedDown(step.size) if isinstance(step, CenterCrop) else step for step in preprocess.transforms]
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    return Clip(model.eval(), preprocess, tokenizer, torch.device(device), dtype)
+    return Clip(model.eval(), Compose(steps), tokenizer, torch.device(device), dtype)
+
+
+class CropRoundedDown(CenterCrop):
+    """A centre crop whose offset is rounded down, as OpenAI's CLIP had it in the transformers of its day (METHOD, row 7).
+
+    torchvision rounds to the nearest even number: of a 336 x 224 picture both take pixel 56 on, of 335 x 224 this takes
+    pixel 55 and torchvision 56.
+    """
+
+    def forward(self, picture: Image.Image) -> Image.Image:
+        height, width = self.size
+        if picture.width < width or picture.height < height:
+            return super().forward(picture)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        return picture.crop((left, top, left + width, top + height))
 
 
 @dataclass(frozen=True)
 class ModelSet:
-    """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked."""
+    """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked.
+
+    dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere.
+    """
 
     name: str = "mini"
     device: str | None = None
@@ -492,19 +512,18 @@ class ModelSet:
     @property
     def identity(self) -> dict:
         """What the loaded models' identity will be; finds the files but loads nothing. Raises as `load_models`."""
-        return {part: identity for part, (_, identity) in self._located.items()} | dict(
-            dtype=str(self._precision).removeprefix("torch.")
-        )
+        dtypes = {part: str(dtype).removeprefix("torch.") for part, dtype in self._precisions.items()}
+        return {part: identity | dict(dtype=dtypes[part]) for part, (_, identity) in self._located.items()}
 
     def load(self) -> Models:
         """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
         folders = {part: folder for part, (folder, _) in self._located.items()}
-        asked = self.device or default_device(), self._precision
+        device, dtypes = self.device or default_device(), self._precisions
         return Models(
             self.name,
-            load_captioner(folders["captioner"], *asked),
-            load_diffusion(folders["diffusion"], *asked),
-            load_clip(folders["clip"], *asked),
+            load_captioner(folders["captioner"], device, dtypes["captioner"]),
+            load_diffusion(folders["diffusion"], device, dtypes["diffusion"]),
+            load_clip(folders["clip"], device, dtypes["clip"]),
             self.identity,
         )
 
@@ -512,8 +531,11 @@ class ModelSet:
         return _described(self.name, self.identity)
 
     @property
-    def _precision(self) -> torch.dtype:
-        return self.dtype or default_dtype(self.device or default_device())
+    def _precisions(self) -> dict[str, torch.dtype]:
+        own = dict(
+            diffusion=default_dtype(self.device or default_device()), captioner=torch.float32, clip=torch.float32
+        )
+        return {part: self.dtype or dtype for part, dtype in own.items()}
 
     @cached_property
     def _located(self) -> dict[str, tuple[Path, dict]]:
@@ -531,7 +553,7 @@ def load_models(
     captioner: str | None = None,
     clip: str | None = None,
 ) -> Models:
-    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS.
+    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS; `dtype`: see `ModelSet`.
 
     Raises ValueError for unknown names and ModelUnavailable where files cannot be had.
     """

@@ -152,7 +152,8 @@ def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) ->
     """The name of each mask, (K,) int, an index into the names or -1 for background.
 
     scores: (K, names); eligible: the indices that may be given. Other names' scores count as 0; each name keeps only its
-    single best mask; each mask takes the best name left to it; a mask with none is background.
+    single best mask, or all that tie for it exactly, as where a softmax saturates; each mask takes the best name left to
+    it; a mask with none is background (METHOD, row 8).
 
     >>> scores = np.array([[0.6, 0.4], [0.7, 0.3]])  # both masks like the first name best
     >>> assign_one_cluster_per_class(scores, eligible=[0, 1])
@@ -160,9 +161,7 @@ def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) ->
     """
     allowed = np.zeros_like(scores)
     allowed[:, list(eligible)] = scores[:, list(eligible)]
-    kept = np.zeros_like(allowed)
-    best, columns = allowed.argmax(axis=0), np.arange(scores.shape[1])
-    kept[best, columns] = allowed[best, columns]
+    kept = np.where(allowed == allowed.max(axis=0), allowed, 0)
     return np.where(kept.max(axis=1) > 0, kept.argmax(axis=1), -1)
 
 
@@ -207,7 +206,7 @@ class Assignment(Choice):
 
 
 class OneClusterPerClass(Assignment):
-    """Each name keeps its single best mask (see `assign_one_cluster_per_class`); each mask is a region."""
+    """Each name keeps its single best mask (see `assign_one_cluster_per_class`); each mask is a region (METHOD, row 8)."""
 
     kind: Literal["one_cluster_per_class"] = "one_cluster_per_class"
 

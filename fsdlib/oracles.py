@@ -64,9 +64,10 @@ def segment_with(
     known = {} if known is None else known
     perception = _once(known, "perception", lambda: pipeline.perceive([image], models, recipe, seed)[0])
     found = words.words(perception.caption)
-    mode = words.Oracle(class_prompt=recipe.vocabulary.class_prompt) if "caption" in perfect else recipe.vocabulary
+    mode = words.Oracle() if "caption" in perfect else recipe.vocabulary
     present = np.setdiff1d(truth, (0, VOID)).tolist()
-    choices = mode.choices(found, vocabulary, models.diffusion, recipe.assignment.background_names, present)
+    names = recipe.assignment.background_names
+    choices = mode.choices(found, vocabulary, models.diffusion, names, present, recipe.wording)
 
     # all that the masks depend on, beside the picture
     source: str | int = "truth" if "masks" in perfect else choices.expected

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fsdlib import clusters as clustering
-from fsdlib import refinement, words
+from fsdlib import words
 from fsdlib.features import image_seed
 from fsdlib.models import Models
 from fsdlib.project import write_atomically
@@ -27,8 +27,8 @@ class Result:
     """What was found in one picture, with all that led there.
 
     labels: (H, W) uint8, indices into `names`, 0 for background. clusters: (h, w) uint8. masks: (K, H, W) bool, one a
-    cluster, before refinement. texts: what CLIP chose among; scores: (K, len(texts)) float32, probabilities.
-    assigned: (K,) int, an index into texts or -1 for background.
+    cluster, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
+    scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background.
     """
 
     labels: np.ndarray
@@ -40,6 +40,7 @@ class Result:
     silhouette: float
     masks: np.ndarray
     texts: tuple[str, ...]
+    text_labels: tuple[int, ...]
     scores: np.ndarray
     assigned: np.ndarray
     taps: tuple[str, ...]
@@ -51,8 +52,12 @@ class Result:
     @property
     def coarse(self) -> np.ndarray:
         """The label map before refinement, every cluster with the name it was given: (H, W) uint8."""
-        labels = [self.names.index(self.texts[text]) if text >= 0 else 0 for text in self.assigned]
-        return np.array(labels, np.uint8)[self.masks.argmax(axis=0)]
+        return self.cluster_labels[self.masks.argmax(axis=0)]
+
+    @property
+    def cluster_labels(self) -> np.ndarray:
+        """The label that each cluster was given, 0 for background: (K,) uint8."""
+        return np.array([self.text_labels[text] if text >= 0 else 0 for text in self.assigned], np.uint8)
 
     @property
     def found(self) -> tuple[str, ...]:
@@ -70,10 +75,10 @@ class Result:
             segments=[
                 dict(
                     cluster=k,
-                    name=self.texts[a] if a >= 0 else "background",
+                    name=self.names[label],
                     score=float(self.scores[k].max(initial=0) if a < 0 else self.scores[k, a]),
                 )
-                for k, a in enumerate(self.assigned)
+                for k, (a, label) in enumerate(zip(self.assigned, self.cluster_labels))
             ],
             silhouette=None if np.isnan(self.silhouette) else self.silhouette,
             clusters=self.clusters.tolist(),
@@ -247,7 +252,7 @@ def segment_perceived(
     watch = Stopwatch()
     found = words.words(perception.caption)
     names = recipe.assignment.background_names
-    choices = recipe.vocabulary.choices(found, vocabulary, models.diffusion, names, present)
+    choices = recipe.vocabulary.choices(found, vocabulary, models.diffusion, names, present, recipe.wording)
     watch.lap("words")
 
     features = recipe.features.stacked(perception.maps)
@@ -262,10 +267,7 @@ def segment_perceived(
 
     regions, texts = recipe.assignment.regions(masks, assigned)
     labels = [choices.label(text) for text in texts]
-    painted = refinement.paint(recipe.refinement.refine(image, regions), labels)
-    if vocabulary is not None and not vocabulary.background:
-        # where nothing is background, a pixel that no refined mask claims keeps its cluster's name
-        painted = np.where(painted == 0, refinement.paint(regions, labels), painted)
+    painted = recipe.refinement.label_map(image, regions, labels, vocabulary is None or vocabulary.background)
     watch.lap("refinement")
 
     return Result(
@@ -278,6 +280,7 @@ def segment_perceived(
         silhouette=silhouette,
         masks=masks,
         texts=choices.texts,
+        text_labels=choices.labels,
         scores=scores,
         assigned=assigned,
         taps=perception.taps,

@@ -16,7 +16,7 @@ from fsdlib.clusters import Clustering, KMeans
 from fsdlib.features import Features, UNetFeatures
 from fsdlib.names import Assignment, BlackFrame, Crop, Merge, OneClusterPerClass, View
 from fsdlib.refinement import Crf, Refinement
-from fsdlib.words import Closed, VocabularyMode
+from fsdlib.words import ClassStrings, Closed, NamesAndSynonyms, VocabularyMode, Wording
 
 # What an explicit background is made of: stuff that photographs show around objects, and the patterns of the scenes.
 BACKGROUND_NAMES = (
@@ -60,6 +60,7 @@ class Recipe(Choice):
 
     name: str = "paper"
     caption: SerializeAsAny[Captioning] = Field(BeamSearch(), description="how a picture gets its caption")
+    wording: SerializeAsAny[Wording] = Field(ClassStrings(), description="how the classes of a list are put in words")
     vocabulary: SerializeAsAny[VocabularyMode] = Field(Closed(), description="what the method is told of the classes")
     features: SerializeAsAny[Features] = Field(UNetFeatures(), description="what positions are compared by")
     clusters: SerializeAsAny[Clustering] = Field(KMeans(), description="how positions are grouped into masks")
@@ -125,6 +126,8 @@ def parse_change(text: str) -> tuple[str, Any]:
 PAPER = Recipe()
 BEST = PAPER.with_changes(
     {
+        # each class by its name and its synonyms, whole
+        "wording": NamesAndSynonyms(),
         # over-segment and merge by class, with an explicit background; the published threshold of about 0.2 beside it
         # lost what was right on train scenes
         "assignment": Merge(background_names=BACKGROUND_NAMES),
@@ -136,6 +139,8 @@ BEST = PAPER.with_changes(
         # a little noise, averaged over: published optima lie about 50, on train scenes 100 was better than 0 and 300
         "features.timestep": 100,
         "features.noise_samples": 3,
+        # without a background class every pixel of the truth has a class, so a guess costs nothing
+        "refinement.fill": True,
     },
     name="best",
 )

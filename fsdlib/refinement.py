@@ -16,7 +16,20 @@ _PAMR_SHARPNESS = 0.1
 
 
 class Refinement(Choice):
-    """How masks are fitted to the picture's edges."""
+    """How masks are fitted to the picture's edges, and what becomes of pixels that none of them claims."""
+
+    fill: bool = Field(
+        False, description="without a background class, pixels that no refined mask claims keep their cluster's name"
+    )
+
+    def label_map(self, image: np.ndarray, masks: np.ndarray, labels: Sequence[int], background: bool) -> np.ndarray:
+        """The masks refined and painted, (H, W) uint8, 0 where none was laid (METHOD, row 10).
+
+        image: (H, W, 3) uint8; masks: (K, H, W) bool in the order of painting; labels: one a mask; background: whether
+        label 0 is a class. Where it is none, `fill` says what becomes of pixels that only an unrefined mask claims.
+        """
+        painted = paint(self.refine(image, masks), labels)
+        return np.where(painted == 0, paint(masks, labels), painted) if self.fill and not background else painted
 
     def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Each mask refined for itself, (K, H, W) bool; image: (H, W, 3) uint8; masks: (K, H, W) bool."""
@@ -24,7 +37,7 @@ class Refinement(Choice):
 
 
 class Crf(Refinement):
-    """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644).
+    """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644; METHOD, row 9).
 
     >>> image = np.zeros((8, 8, 3), np.uint8)
     >>> image[:, 4:] = 255  # a white half
@@ -62,19 +75,20 @@ class Crf(Refinement):
 
 
 class Pamr(Refinement):
-    """Pixel-adaptive mask refinement, PAMR (Araslanov and Roth, arXiv 2005.08104, section 3.3).
+    """Pixel-adaptive mask refinement, PAMR (Araslanov and Roth, arXiv 2005.08104, section 3.3; METHOD, row 9).
 
-    Every iteration replaces a pixel by the mean of its neighbours, weighted by `pamr_weights`; what ends above the
-    threshold is in.
+    Every iteration replaces a pixel by the mean of its neighbours, weighted by `pamr_weights`. What ends above the
+    threshold's share of the mask's own maximum is in: means spread a small mask so thin that it would vanish otherwise.
     """
 
     kind: Literal["pamr"] = "pamr"
     iterations: PositiveInt = Field(10, description="how often a pixel becomes the mean of its neighbours")
     dilations: Several[PositiveInt] = Field((1, 2, 4, 8, 12, 24), description="distances of the neighbours, pixels")
-    threshold: float = Field(0.5, gt=0, lt=1, description="what ends above it is in the mask")
+    threshold: float = Field(0.5, gt=0, lt=1, description="what ends above this share of the maximum is in the mask")
 
     def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        return pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations) > self.threshold
+        soft = pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations)
+        return soft > self.threshold * soft.max(axis=(1, 2), keepdims=True)
 
 
 class Unrefined(Refinement):

@@ -19,14 +19,18 @@ class Vocabulary:
     background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no
     name".
     colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
+    strings[label]: the class as one text, in which spaces part the words that are encoded for themselves, as
+    FreeSeg-Diff's release takes classes ("person man woman"; METHOD, row 2a); the names where none are given.
     """
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
     background: bool = True
     colours: tuple[tuple[int, int, int], ...] | None = None
+    strings: tuple[str, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "strings", self.strings or self.names)
         if not self.names or self.names[0] != "background":
             raise ValueError(
                 f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first"
@@ -35,6 +39,8 @@ class Vocabulary:
             raise ValueError(
                 f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list"
             )
+        if len(self.names) != len(self.strings):
+            raise ValueError(f"{len(self.names)} names and {len(self.strings)} strings: give each class one, or none")
         if len(set(self.names)) != len(self.names):
             raise ValueError(
                 f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}"
@@ -54,9 +60,9 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path | str, background: bool = True) -> "Vocabulary":
-        """A vocabulary from a CSV with the columns index and name, and where wanted synonyms and colour.
+        """A vocabulary from a CSV with the columns index and name, and where wanted synonyms, colour and string.
 
-        Synonyms are separated by semicolons, a colour is written as rrggbb.
+        Synonyms are separated by semicolons, a colour is written as rrggbb; an empty string is the name.
         """
         rows = class_rows(path)
         try:
@@ -70,6 +76,7 @@ class Vocabulary:
             tuple((row["name"], *filter(None, (row.get("synonyms") or "").split(";"))) for row in rows),
             background,
             tuple(colours) or None,
+            tuple(row.get("string") or row["name"] for row in rows),
         )
 
     def __len__(self) -> int:

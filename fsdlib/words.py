@@ -1,4 +1,7 @@
-"""Stage 2, words: which words of a caption can name something, and which classes they say are present."""
+"""Stage 2, words: which words of a caption can name something, and which classes they say are present.
+
+METHOD, row 2, says which words; row 2a which classes they speak of; row 2b what becomes of words that are names.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,49 +81,108 @@ def words(caption: str) -> list[Word]:
 
 
 def open_names(found: Sequence[Word]) -> list[str]:
-    """The names an open vocabulary has: each word's, once, in order.
+    """The names an open vocabulary has: each word's, in order; a word that is said twice stands there twice.
 
     >>> open_names(words("a red bus on a road"))
     ['red bus', 'bus', 'road']
     """
-    return list(dict.fromkeys(word.as_open_name for word in found))
+    return [word.as_open_name for word in found]
+
+
+class Wording(Choice):
+    """How the classes of a list are put in words: for CLIP, and for the text encoder that words are compared by."""
+
+    class_prompt: str = Field(
+        "A photo of {}", description="how a class is put to the text encoder when words are compared with it"
+    )
+
+    @field_validator("class_prompt")
+    @classmethod
+    def _with_a_place(cls, prompt: str) -> str:
+        if "{}" not in prompt:
+            raise ValueError(f"class_prompt is {prompt!r}: put a {{}} where the name goes")
+        return prompt
+
+    def texts(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        """What CLIP reads of each class but background, in the order of their labels."""
+        raise NotImplementedError
+
+    def ways(self, vocabulary: Vocabulary) -> list[Sequence[str]]:
+        """For each class but background, what is encoded for itself and then averaged."""
+        raise NotImplementedError
+
+    def encodings(self, vocabulary: Vocabulary, diffusion: Diffusion) -> np.ndarray:
+        """One vector a class but background, the mean over positions and then over ways: (classes - 1, D) float32.
+
+        >>> ClassStrings().encodings(Vocabulary.of(["cat", "hot dog"]), models.diffusion).shape
+        (2, 128)
+        """
+        said = ([self.class_prompt.format(way) for way in ways] for ways in self.ways(vocabulary))
+        return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
+
+
+class ClassStrings(Wording):
+    """A class is one string: CLIP reads it whole, the text encoder word for word (METHOD, row 2a).
+
+    >>> pets = Vocabulary(("background", "cat"), (("background",), ("cat", "kitten")), strings=("background", "cat kitty"))
+    >>> ClassStrings().texts(pets), ClassStrings().ways(pets)
+    (('cat kitty',), [['cat', 'kitty']])
+    """
+
+    kind: Literal["strings"] = "strings"
+
+    def texts(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        return vocabulary.strings[1:]
+
+    def ways(self, vocabulary: Vocabulary) -> list[Sequence[str]]:
+        return [string.split() for string in vocabulary.strings[1:]]
+
+
+CLASS_STRINGS = ClassStrings()  # the paper's
+
+
+class NamesAndSynonyms(Wording):
+    """A class has a name, which CLIP reads, and synonyms; each of them is encoded whole.
+
+    >>> pets = Vocabulary(("background", "hot dog"), (("background",), ("hot dog", "frankfurter")))
+    >>> NamesAndSynonyms().texts(pets), NamesAndSynonyms().ways(pets)
+    (('hot dog',), [('hot dog', 'frankfurter')])
+    """
+
+    kind: Literal["names"] = "names"
+
+    def texts(self, vocabulary: Vocabulary) -> tuple[str, ...]:
+        return vocabulary.names[1:]
+
+    def ways(self, vocabulary: Vocabulary) -> list[Sequence[str]]:
+        return list(vocabulary.synonyms[1:])
 
 
 def candidates(
-    found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str = "A photo of {}"
+    found: Sequence[Word], vocabulary: Vocabulary, diffusion: Diffusion, wording: Wording = CLASS_STRINGS
 ) -> list[Candidate]:
-    """The class each word of a caption speaks of, and whether it counts as present.
+    """The class each word of a caption speaks of, and whether it counts as present (METHOD, row 2a).
 
     Words and classes are encoded by the diffusion model's text encoder, averaged over all positions, and compared by
     correlation distance. A class is kept when the distance of a word to it is no more than the mean over the caption's
-    words. One row a different word; background (label 0) is no candidate.
+    words. One row a word: an adjective counts as its head, so "small bird" has the bird twice, in the mean too. A single
+    word is always kept; without words there are no candidates. Background (label 0) is none.
 
     >>> found = candidates(words("a dog and a wall"), Vocabulary.of(["cat", "dog"]), models.diffusion)
     >>> [(one.word, one.label, one.kept) for one in found]
     [('dog', 2, True), ('wall', 2, False)]
     """
-    asked = list(dict.fromkeys(word.as_class_word for word in found))
+    asked = [word.as_class_word for word in found]
     if not asked:
         return []
     of_words = diffusion.encode_text(asked).mean(axis=1)
-    of_classes = class_encodings(vocabulary, diffusion, class_prompt)
-    distances = cdist(of_words, of_classes, "correlation")
+    distances = cdist(of_words, wording.encodings(vocabulary, diffusion), "correlation")
     nearest, distance = distances.argmin(axis=1), distances.min(axis=1)
     limit = distance.mean()
     return [
         Candidate(word, int(label), vocabulary.names[label], float(d), bool(d <= limit))
         for word, label, d in zip(asked, nearest + 1, distance)
     ]
-
-
-def class_encodings(vocabulary: Vocabulary, diffusion: Diffusion, class_prompt: str) -> np.ndarray:
-    """One vector a class without background, the mean over positions and then over synonyms: (classes - 1, D) float32.
-
-    >>> class_encodings(Vocabulary.of(["cat", "dog"]), models.diffusion, "A photo of {}").shape
-    (2, 128)
-    """
-    said = ([class_prompt.format(name) for name in synonyms] for synonyms in vocabulary.synonyms[1:])
-    return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
 
 
 def present(found: Sequence[Candidate]) -> list[int]:
@@ -156,11 +218,12 @@ def spoken_classes(sentence: str, vocabulary: Vocabulary) -> set[str]:
 class Choices:
     """What CLIP chooses among: texts, the indices of those that may be given and of those that stand for background.
 
-    names: of the label map, by label. candidates: the classes that the caption's words speak of. expected: how many
+    labels: the label that each text gives, 0 for one that gives none. names: of the label map, by label. candidates: the classes that the caption's words speak of. expected: how many
     things are to be told apart in the picture.
     """
 
     texts: tuple[str, ...]
+    labels: tuple[int, ...]
     eligible: tuple[int, ...]
     background: tuple[int, ...]
     names: tuple[str, ...]
@@ -168,8 +231,8 @@ class Choices:
     expected: int
 
     def label(self, text: int) -> int:
-        """The label of a text that may be given, 0 for background (-1)."""
-        return self.names.index(self.texts[text]) if text >= 0 else 0
+        """The label that a text gives, 0 for background (-1)."""
+        return self.labels[text] if text >= 0 else 0
 
 
 class VocabularyMode(Choice):
@@ -182,47 +245,44 @@ class VocabularyMode(Choice):
         diffusion: Diffusion,
         background_names: Sequence[str] = (),
         present: Sequence[int] | None = None,
+        wording: Wording = CLASS_STRINGS,
     ) -> Choices:
         """What CLIP chooses among, from a caption's words.
 
         vocabulary: the class list, None where there is none. background_names: names that stand for background; they
         count unless the class list says that there is none. present: the labels truly there, which only a benchmark
-        knows. Raises ValueError where the mode needs what is not given.
+        knows. wording: how the class list is put in words. Raises ValueError where the mode needs what is not given.
         """
         raise NotImplementedError
 
 
 class Open(VocabularyMode):
-    """Nothing is told: the caption's words are the names. A class list only stands beside them in the softmax."""
+    """Nothing is told: the caption's words are the names. A class list only stands beside them in the softmax (METHOD, row 2b)."""
 
     kind: Literal["open"] = "open"
 
-    def choices(self, found, vocabulary, diffusion, background_names=(), present=None) -> Choices:
-        classes = vocabulary.names[1:] if vocabulary is not None else ()
-        own = tuple(name for name in open_names(found) if name != "background")  # which is label 0 already
+    def choices(
+        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
+    ) -> Choices:
+        classes = wording.texts(vocabulary) if vocabulary is not None else ()
+        own = [name for name in open_names(found) if name != "background"]  # which is label 0 already
+        names = ("background", *dict.fromkeys(own))
         texts = (*classes, *(name for name in own if name not in classes))
-        eligible = tuple(texts.index(name) for name in own)
-        return _beside_background(texts, eligible, ("background", *own), (), len(own), vocabulary, background_names)
+        labels = tuple(names.index(text) if text in own else 0 for text in texts)
+        return _beside_background(
+            texts, labels, np.flatnonzero(labels), names, (), len(names) - 1, vocabulary, background_names
+        )
 
 
 class _Listed(VocabularyMode):
     """A mode whose names are those of a class list."""
 
-    class_prompt: str = Field(
-        "A photo of {}", description="how a class is put to the text encoder when words are compared with it"
-    )
-
-    @field_validator("class_prompt")
-    @classmethod
-    def _with_a_place(cls, prompt: str) -> str:
-        if "{}" not in prompt:
-            raise ValueError(f"class_prompt is {prompt!r}: put a {{}} where the name goes")
-        return prompt
-
-    def _among(self, labels, expected, chosen, vocabulary, background_names) -> Choices:
-        eligible = tuple(label - 1 for label in labels)
-        names = vocabulary.names
-        return _beside_background(names[1:], eligible, names, tuple(chosen), expected, vocabulary, background_names)
+    def _among(self, labels, expected, chosen, vocabulary, background_names, wording) -> Choices:
+        texts, of_texts = wording.texts(vocabulary), tuple(range(1, len(vocabulary)))
+        eligible = [label - 1 for label in labels]
+        return _beside_background(
+            texts, of_texts, eligible, vocabulary.names, tuple(chosen), expected, vocabulary, background_names
+        )
 
     def _needs(self, vocabulary: Vocabulary | None) -> None:
         if vocabulary is None:
@@ -236,12 +296,14 @@ class Closed(_Listed):
 
     kind: Literal["closed"] = "closed"
 
-    def choices(self, found, vocabulary, diffusion, background_names=(), present=None) -> Choices:
+    def choices(
+        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
+    ) -> Choices:
         if vocabulary is None:
             return Open().choices(found, None, diffusion, background_names)
-        chosen = candidates(found, vocabulary, diffusion, self.class_prompt)
+        chosen = candidates(found, vocabulary, diffusion, wording)
         spoken = _present(chosen)
-        return self._among(spoken, len(spoken), chosen, vocabulary, background_names)
+        return self._among(spoken, len(spoken), chosen, vocabulary, background_names, wording)
 
 
 class Given(_Listed):
@@ -249,11 +311,14 @@ class Given(_Listed):
 
     kind: Literal["given"] = "given"
 
-    def choices(self, found, vocabulary, diffusion, background_names=(), present=None) -> Choices:
+    def choices(
+        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
+    ) -> Choices:
         self._needs(vocabulary)
-        chosen = candidates(found, vocabulary, diffusion, self.class_prompt)
+        chosen = candidates(found, vocabulary, diffusion, wording)
         # a whole class list says nothing about how much is to be told apart in this picture, its caption does
-        return self._among(range(1, len(vocabulary)), len(_present(chosen)), chosen, vocabulary, background_names)
+        expected = len(_present(chosen))
+        return self._among(range(1, len(vocabulary)), expected, chosen, vocabulary, background_names, wording)
 
 
 class Oracle(_Listed):
@@ -261,27 +326,30 @@ class Oracle(_Listed):
 
     kind: Literal["oracle"] = "oracle"
 
-    def choices(self, found, vocabulary, diffusion, background_names=(), present=None) -> Choices:
+    def choices(
+        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
+    ) -> Choices:
         self._needs(vocabulary)
         if present is None:
             raise ValueError(
                 "vocabulary mode 'oracle' needs the labels truly present: pass present, or take another mode where the "
                 "truth is not known"
             )
-        chosen, labels = candidates(found, vocabulary, diffusion, self.class_prompt), sorted(set(present))
-        return self._among(labels, len(labels), chosen, vocabulary, background_names)
+        chosen, labels = candidates(found, vocabulary, diffusion, wording), sorted(set(present))
+        return self._among(labels, len(labels), chosen, vocabulary, background_names, wording)
 
 
 _present = present  # under a name that no parameter hides
 
 
-def _beside_background(texts, eligible, names, chosen, expected, vocabulary, background_names) -> Choices:
+def _beside_background(texts, labels, eligible, names, chosen, expected, vocabulary, background_names) -> Choices:
     """The choices, with the names that stand for background beside the texts."""
     if vocabulary is not None and not vocabulary.background:
         background_names = ()
     everything = (*texts, *(name for name in background_names if name not in texts))
+    labels, eligible = (*labels, *[0] * (len(everything) - len(texts))), tuple(map(int, eligible))
     taken = {texts[i] for i in eligible}
     background = [
         i for i, text in enumerate(everything) if i >= len(texts) or (text in background_names and text not in taken)
     ]
-    return Choices(everything, eligible, tuple(background), names, chosen, expected)
+    return Choices(everything, labels, eligible, tuple(background), names, chosen, expected)

@@ -13,6 +13,7 @@ from fsdlib.clusters import (
     affinity,
     bisect,
     cut_value,
+    enlarged,
     inertia,
     masks,
     normalised_cut,
@@ -112,12 +113,15 @@ def test_the_silhouette_is_scikit_learns_and_undefined_for_one_cluster(blobs):
     assert silhouette(features, quadrant) > 0.9 and np.isnan(silhouette(features, np.zeros((8, 8), np.uint8)))
 
 
-def test_masks_are_enlarged_to_the_nearest_cell():
+def test_row_6_worked_by_hand():
     clusters = np.array([[0, 1], [2, 1]], np.uint8)
     of_one = masks(clusters, height=4, width=6)[1]
     assert of_one.tolist() == [[False] * 3 + [True] * 3] * 4
-    # three rows: the middle one lies on the border of the two cells and goes to the lower
-    assert masks(clusters, height=3, width=2)[2].tolist() == [[False, False], [True, False], [True, False]]
+    # three rows of two cells: row 1 is of cell floor(1 * 2 / 3) = 0, though its middle lies on the border of both
+    assert masks(clusters, height=3, width=2)[2].tolist() == [[False, False], [False, False], [True, False]]
+    # 500 columns of 32 cells: cell 1 begins at column 16, since 15 * 32 / 500 = 0.96 and 16 * 32 / 500 = 1.02
+    cells = enlarged(np.arange(32)[None], height=1, width=500)[0]
+    assert cells[[0, 15, 16, 31, 32, 484, 485, 499]].tolist() == [0, 0, 1, 1, 2, 30, 31, 31]
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (375, 500), (100, 33), (7, 9)])

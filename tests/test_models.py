@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from torchvision.transforms import CenterCrop
 
 from fsdlib import models
 from fsdlib.caption import caption
@@ -24,6 +25,8 @@ from fsdlib.models import (
     CLIPS,
     DIFFUSION,
     MODEL_SETS,
+    CropRoundedDown,
+    ModelSet,
     ModelUnavailable,
     load_captioner,
     load_clip,
@@ -211,7 +214,7 @@ def test_the_embedded_models_are_laid_out_as_the_hub_lays_out_the_large_ones():
 def test_each_parts_identity_is_a_hash_of_its_weights_alone(mini, copy):
     _folder, source = copy
     assert len({mini.identity[part]["sha256"] for part in ("diffusion", "captioner", "clip")}) == 3
-    assert locate(source, "mini")[1] == mini.identity["clip"] and mini.identity["dtype"] == "float32"
+    assert locate(source, "mini")[1] | dict(dtype="float32") == mini.identity["clip"]
 
 
 def test_weights_that_were_tampered_with_are_refused(copy):
@@ -453,14 +456,38 @@ def test_a_tower_without_patches_is_refused_with_those_that_have_them(scene, vis
         clip_of(**vision).encode_patches([scene.image])
 
 
-def test_half_precision_is_for_gpus_alone():
+def test_half_precision_is_for_gpus_and_there_for_the_diffusion_model_alone():
     assert models.default_dtype("cuda:0") == torch.float16 and models.default_dtype("cpu") == torch.float32
+    of_parts = {part: identity["dtype"] for part, identity in ModelSet("mini", "cuda").identity.items()}
+    assert of_parts == dict(diffusion="float16", captioner="float32", clip="float32")
+
+
+def test_the_crops_offset_is_rounded_down():
+    # 335 x 224: 111 columns too many; half of them is 55.5, which torchvision rounds to the even 56
+    columns = Image.fromarray(np.tile(np.arange(335) % 256, (224, 1)).astype(np.uint8))
+    ours, others = (np.asarray(crop(columns))[0, 0] for crop in (CropRoundedDown(224), CenterCrop(224)))
+    assert (ours, others) == (55, 56)
+    even = Image.fromarray(np.zeros((224, 336), np.uint8))
+    assert np.asarray(CropRoundedDown(224)(even)).shape == (224, 224)
+    small = Image.fromarray(np.full((100, 300), 9, np.uint8))  # padded as torchvision pads
+    assert np.array_equal(np.asarray(CropRoundedDown(224)(small)), np.asarray(CenterCrop(224)(small)))
+
+
+def test_clip_sees_a_640_x_427_picture_as_the_old_preprocessing_showed_it(copy):
+    folder = copy[0] / "clip"
+    settings = (folder / "open_clip_config.json").read_text().replace("squash", "shortest")  # as OpenAI's has it
+    (folder / "open_clip_config.json").write_text(settings)
+    # short side to 64: 427 -> 64 and int(640 * 64 / 427) = 95; then columns (95 - 64) // 2 = 15 to 78
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (427, 640, 3)).astype(np.uint8))
+    pixels = np.asarray(picture.resize((95, 64), Image.Resampling.BICUBIC))[:, 15:79] / np.float32(255)
+    expected = (pixels - np.float32(open_clip.OPENAI_DATASET_MEAN)) / np.float32(open_clip.OPENAI_DATASET_STD)
+    assert np.allclose(load_clip(folder).preprocess(picture).permute(1, 2, 0), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.1)])
 def test_half_precision_gives_nearly_the_same(mini, scene, dtype, tolerance):
     half = load_models("mini", device="cpu", dtype=dtype)
-    assert half.identity["dtype"] == str(dtype).removeprefix("torch.")
+    assert {part["dtype"] for part in half.identity.values()} == {str(dtype).removeprefix("torch.")}
     taps, seeds = find_taps(mini.diffusion), [1]
     of_half, of_full = (
         [

@@ -240,3 +240,10 @@ def test_without_background_every_free_name_means_a_class():
 
 def test_a_name_that_is_both_a_class_and_of_the_background_means_the_class():
     assert nearest_classes(["dog"], PETS, Compass(), ["dog", "wall"])["dog"][0] == 2
+
+
+def test_where_clusters_tie_exactly_for_a_class_all_of_them_keep_it():
+    scores = np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.2, 0.7, 0.1]])  # a softmax that saturates
+    assert assign_one_cluster_per_class(scores, eligible=[0, 1]).tolist() == [0, 0, 1]
+    scores[1] = [np.nextafter(1.0, 0.0), 0.0, 0.0]  # a tie no more: the second cluster has nothing left
+    assert assign_one_cluster_per_class(scores, eligible=[0, 1]).tolist() == [0, -1, 1]

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,6 +195,15 @@ def test_a_caption_without_words_leaves_background_alone_and_can_be_saved(mini, 
     )  # the prompt and one word, "a"
     assert result.words == () and result.found == () and not result.labels.any() and result.texts == ()
     assert json.loads(result.save(tmp_path / "empty")[1].read_text())["found"] == []
+
+
+def test_a_caption_of_one_word_gives_that_words_class_and_one_of_none_gives_background(mini, scene, vocabulary):
+    """A closed run with no word finds nothing; with one, whose distance is the mean of itself, always one class."""
+    perceived = perceive([scene.image], mini, PAPER)[0]
+    for said, kept in (("", 0), ("it is on it", 0), ("a dog", 1), ("a wall", 1)):
+        result = segment_perceived(scene.image, replace(perceived, caption=said), mini, PAPER, vocabulary)
+        assert len([one for one in result.candidates if one.kept]) == kept
+        assert bool(result.labels.any()) == (kept > 0)
 
 
 # --------------------------------------------------------------------------------------- the same, and any picture

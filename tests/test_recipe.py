@@ -12,14 +12,16 @@ from fsdlib.names import Assignment, BlackFrame, Crop, Merge, OneClusterPerClass
 from fsdlib.pipeline import segment
 from fsdlib.recipe import BACKGROUND_NAMES, BEST, PAPER, RECIPES, Recipe, get_recipe, parse_changes
 from fsdlib.refinement import Crf, Pamr, Refinement
-from fsdlib.words import Closed, VocabularyMode
+from fsdlib.words import ClassStrings, Closed, VocabularyMode, Wording
 
 # The published method, stage by stage.
 PUBLISHED = Recipe(
     name="paper",
-    caption=BeamSearch(prompt="a picture of ", beams=3, min_tokens=10, max_tokens=30),
+    caption=BeamSearch(prompt="a picture of ", beams=3, min_tokens=10, max_tokens=30, divide_by="whole"),
     # the scored mode is the closed one
-    vocabulary=Closed(class_prompt="A photo of {}"),
+    vocabulary=Closed(),
+    # a class is one string, encoded word for word
+    wording=ClassStrings(class_prompt="A photo of {}"),
     # noised at t = 0 under the empty string; queries of the cross-attention in the 16x16 blocks, to 32x32, not normalised
     features=UNetFeatures(
         taps=AtGrid(of="cross_attention_query", grid=16),
@@ -43,9 +45,10 @@ PUBLISHED = Recipe(
         bilateral_srgb=20,
         bilateral_compat=100,
         iterations=10,
+        fill=False,
     ),
 )
-STAGES = (Captioning, VocabularyMode, Features, Taps, Clustering, View, Assignment, Refinement)
+STAGES = (Captioning, Wording, VocabularyMode, Features, Taps, Clustering, View, Assignment, Refinement)
 
 
 def test_paper_is_the_published_method_and_has_no_other_option():
@@ -58,6 +61,8 @@ def test_best_differs_from_paper_in_its_improvements_alone():
     back = {
         "assignment": "one_cluster_per_class",  # merges by name, with an explicit background
         "view": "black_frame",  # crops
+        "wording": "strings",  # names and their synonyms
+        "refinement.fill": False,
         "clusters": "kmeans",  # six clusters more than there are candidates
         "features.normalise": False,
         "features.timestep": 0,
@@ -116,7 +121,7 @@ def test_a_stage_takes_a_choice_a_kind_or_a_mapping():
 @pytest.mark.parametrize(
     "path, value, said",
     [
-        ("klusters", 5, "no option 'klusters'.* name, caption, vocabulary, features, clusters"),
+        ("klusters", 5, "no option 'klusters'.* name, caption, wording, vocabulary, features, clusters"),
         (
             "clusters.number",
             5,
@@ -150,7 +155,7 @@ def test_a_wrong_path_or_kind_is_answered_with_what_there_is(path, value, said):
         ("refinement", {"kind": "pamr", "dilations": (0, 1)}), ("assignment.threshold", -0.1),
         ("assignment.threshold", 1.1), ("clusters", {"kind": "normalised_cut", "threshold": 0.0}),
         ("clusters", {"kind": "normalised_cut", "threshold": 1.0}), ("clusters", {"kind": "spectral", "power": 0.0}),
-        ("vocabulary.class_prompt", "A photo of"), ("caption.min_tokens", 31),
+        ("wording.class_prompt", "A photo of"), ("caption.min_tokens", 31),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_or_without_sense_is_refused_and_named(path, value):

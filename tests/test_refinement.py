@@ -3,7 +3,7 @@ import pytest
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 
-from fsdlib.refinement import Crf, Pamr, Unrefined, kernel, paint, pamr, pamr_weights
+from fsdlib.refinement import Crf, Pamr, Refinement, Unrefined, kernel, paint, pamr, pamr_weights
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,13 @@ def test_an_empty_mask_and_a_full_one_are_fixed_points_of_pamr(rough):
     assert np.array_equal(Pamr().refine(image, uniform), uniform)
 
 
+def test_pamrs_threshold_is_a_share_of_the_masks_own_maximum():
+    # One pixel of a row: after one mean 3/8, 2/8, 3/8 (as above), none above 0.5, but above half of 3/8 all three are.
+    image, mask = np.zeros((1, 5, 3), np.uint8), np.array([[[0, 0, 1, 0, 0]]], bool)
+    refined = Pamr(iterations=1, dilations=(1,)).refine(image, mask)
+    assert refined.astype(int).tolist() == [[[0, 1, 1, 1, 0]]]
+
+
 def test_pamr_respects_the_edge_between_two_colours():
     image = np.zeros((30, 30, 3), np.uint8)
     image[:, :15], image[:, 15:] = (220, 40, 40), (40, 40, 220)
@@ -223,6 +230,20 @@ def test_row_10_worked_by_hand():
     third = [[1, 0, 1], [1, 1, 0]]  # (0, 0), (0, 2) and (1, 1) are taken; (1, 0) is left to it
     painted = paint(np.array([first, second, third], bool), [7, 9, 7])
     assert painted.tolist() == [[7, 7, 9], [7, 9, 0]] and painted.dtype == np.uint8
+
+
+def test_where_nothing_is_background_unclaimed_pixels_stay_empty_or_keep_their_name_as_asked():
+    class Shrunk(Refinement):
+        """Each mask loses its last column."""
+
+        def refine(self, image, masks):
+            return np.concatenate([masks[..., :-1], np.zeros_like(masks[..., :1])], axis=-1)
+
+    masks = np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]]], bool)
+    image = np.zeros((1, 4, 3), np.uint8)
+    assert Shrunk().label_map(image, masks, [7, 9], background=False).tolist() == [[7, 7, 9, 0]]
+    assert Shrunk(fill=True).label_map(image, masks, [7, 9], background=False).tolist() == [[7, 7, 9, 9]]
+    assert Shrunk(fill=True).label_map(image, masks, [7, 9], background=True).tolist() == [[7, 7, 9, 0]]
 
 
 def test_the_earlier_mask_wins_whatever_its_label():

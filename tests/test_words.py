@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fsdlib.project import MINI
+from fsdlib.project import CLASSES, MINI
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import (
+    ClassStrings,
+    NamesAndSynonyms,
+    Open,
     Word,
     candidates,
-    class_encodings,
     open_names,
     present,
     spoken_classes,
@@ -59,8 +63,17 @@ def test_an_adjective_counts_as_its_head_or_as_itself_with_its_head():
     assert small.as_class_word == "bird" and small.as_open_name == "small bird"
 
 
-def test_open_names_come_once_each_in_order():
-    assert open_names(words("a red ball next to a red ball and a tree")) == ["red ball", "ball", "tree"]
+def test_open_names_come_in_order_and_as_often_as_they_are_said():
+    assert open_names(words("a red ball next to a ball and a tree")) == ["red ball", "ball", "ball", "tree"]
+
+
+def test_a_repeated_word_stands_twice_among_clips_texts_but_once_where_it_is_a_class():
+    found = words("a red ball next to a ball and two trees and a cat near a tree and a cat")
+    choices = Open().choices(found, Vocabulary.of(["cat", "dog"]), diffusion=None)
+    assert choices.texts == ("cat", "dog", "red ball", "ball", "ball", "trees", "tree")
+    assert choices.names == ("background", "red ball", "ball", "trees", "cat", "tree")
+    assert choices.labels == (4, 0, 1, 2, 2, 3, 5) and choices.eligible == (0, 2, 3, 4, 5, 6)
+    assert choices.expected == 5
 
 
 def test_a_caption_without_such_words_gives_none():
@@ -84,7 +97,7 @@ class HandMade:
     )
     vectors = {
         "A photo of cat": A + E,
-        "A photo of feline": A - E,  # synonyms: their mean is A
+        "A photo of feline": A - E,  # the mean of both is A
         "A photo of dog": B,
         "A photo of car": C,
         "kitten": 0.8 * A + 0.6 * E,  # r = 0.8 with cat: distance 0.2
@@ -97,7 +110,11 @@ class HandMade:
         return np.stack([[self.vectors[text] + halves, self.vectors[text] - halves] for text in texts])
 
 
-ANIMALS = Vocabulary(("background", "cat", "dog", "car"), (("background",), ("cat", "feline"), ("dog",), ("car",)))
+ANIMALS = Vocabulary(
+    ("background", "cat", "dog", "car"),
+    (("background",), ("cat", "feline"), ("dog",), ("car",)),
+    strings=("background", "cat feline", "dog", "car"),
+)
 
 
 def nouns(*texts):
@@ -116,10 +133,17 @@ def test_a_single_word_is_its_own_average_and_always_kept():
     assert present(candidates(nouns("wheel"), ANIMALS, HandMade())) == [3]
 
 
-def test_a_word_that_is_told_twice_counts_once():
-    # the mean stays 0.3067; over all five words it would be 0.184 and the kitten dropped
+def test_a_word_that_is_told_twice_counts_twice():
+    # over the five words the mean is 0.184, below the kitten's 0.2; over the three different ones it would be 0.3067
     found = candidates(nouns("puppy", "puppy", "kitten", "puppy", "wheel"), ANIMALS, HandMade())
-    assert [(c.word, c.kept) for c in found] == [("puppy", True), ("kitten", True), ("wheel", False)]
+    assert [(c.word, c.kept) for c in found] == [
+        ("puppy", True),
+        ("puppy", True),
+        ("kitten", False),
+        ("puppy", True),
+        ("wheel", False),
+    ]
+    assert present(found) == [2]
 
 
 def test_an_adjective_is_compared_as_its_head():
@@ -128,7 +152,26 @@ def test_an_adjective_is_compared_as_its_head():
 
 
 def test_a_class_with_synonyms_is_the_mean_of_their_encodings():
-    assert np.allclose(class_encodings(ANIMALS, HandMade(), "A photo of {}")[0], HandMade.A)
+    assert np.allclose(NamesAndSynonyms().encodings(ANIMALS, HandMade())[0], HandMade.A)
+
+
+def test_a_class_string_is_encoded_word_for_word_and_read_whole_by_clip():
+    listed = Vocabulary.of(["pet", "dog"])
+    listed = replace(listed, strings=("background", "cat feline", "dog"))
+    assert np.allclose(ClassStrings().encodings(listed, HandMade()), [HandMade.A, HandMade.B])
+    assert ClassStrings().texts(listed) == ("cat feline", "dog") and NamesAndSynonyms().texts(listed) == ("pet", "dog")
+
+
+def test_a_name_of_several_words_is_a_string_of_several():
+    assert ClassStrings().ways(Vocabulary.of(["hot dog", "dog"])) == [["hot", "dog"], ["dog"]]
+    assert NamesAndSynonyms().ways(Vocabulary.of(["hot dog", "dog"])) == [("hot dog",), ("dog",)]
+
+
+def test_the_papers_list_of_voc_has_its_strings():
+    voc = Vocabulary.read(CLASSES / "voc12.csv")
+    strings = dict(zip(voc.names, voc.strings))
+    assert strings["potted plant"] == "potted plant" and strings["tv monitor"] == "tvmonitor"
+    assert strings["person"] == " ".join(voc.synonyms[15]) and strings["aeroplane"] == "aeroplane"
 
 
 def test_no_words_give_no_candidates():
@@ -147,7 +190,7 @@ def test_candidates_on_the_embedded_models_are_those_of_scipy_and_transformers(m
 
     asked = ["cat", "chair", "striped", "zebra"]
     classes = [
-        np.mean([encoded(f"A photo of {name}") for name in synonyms], axis=0) for synonyms in vocabulary.synonyms[1:]
+        np.mean([encoded(f"A photo of {word}") for word in name.split(" ")], axis=0) for name in vocabulary.names[1:]
     ]
     distances = cdist([encoded(word) for word in asked], classes, "correlation")
     found = candidates(nouns(*asked), vocabulary, mini.diffusion)

@@ -12,10 +12,11 @@ class in any mean, though a class's missed pixels still count against it, and vo
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import find_boundaries
+
+from fsdlib.clusters import enlarged
 
 VOID = 255
 
@@ -216,15 +217,10 @@ def boundary_f(regions: np.ndarray, truth: np.ndarray, tolerance: float = 0.0075
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def enlarged(clusters: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(h, w) uint8 by nearest neighbour to (H, W), as the pipeline's masks are."""
-    return np.asarray(Image.fromarray(clusters).resize(shape[::-1], Image.Resampling.NEAREST))
-
-
 def matched_miou(clusters: np.ndarray, truth: np.ndarray) -> float:
     """What one picture's masks are worth apart from naming, 0 to 1: mIoU with void out, clusters of their majority class.
 
-    clusters: (h, w) uint8, enlarged to the truth by nearest neighbour; truth: (H, W) integers, 255 for void.
+    clusters: (h, w) uint8, enlarged to the truth as the pipeline's masks are; truth: (H, W) integers, 255 for void.
     """
     classes = int(truth[truth != VOID].max(initial=0)) + 1
-    return mean(dataset_iou([confusion(majority_labels(enlarged(clusters, truth.shape), truth), truth, classes)]))
+    return mean(dataset_iou([confusion(majority_labels(enlarged(clusters, *truth.shape), truth), truth, classes)]))

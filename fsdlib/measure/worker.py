@@ -15,6 +15,7 @@ from scipy.ndimage import label as connected_parts
 from threadpoolctl import threadpool_limits
 
 from fsdlib import words
+from fsdlib.clusters import enlarged
 from fsdlib.measure import scores
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.scores import rounded
@@ -132,7 +133,7 @@ class Worker:
         classes = len(vocabulary)
         present = np.setdiff1d(truth, (0, VOID))
         named = self.segmenter.name_masks(image, truth == present[:, None, None], vocabulary) if len(present) else []
-        partitions = dict(zip(PARTITIONS, (scores.enlarged(prediction.clusters, truth.shape), prediction.labels)))
+        partitions = dict(zip(PARTITIONS, (enlarged(prediction.clusters, *truth.shape), prediction.labels)))
         return row | dict(
             present=[vocabulary.names[label] for label in present],
             regions=_regions(truth),

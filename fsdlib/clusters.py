@@ -46,7 +46,7 @@ class _Counted(Clustering):
 
 
 class KMeans(_Counted):
-    """K-means: k-means++, Euclidean distances, the best of several starts.
+    """K-means: k-means++, Euclidean distances, the best of several starts (METHOD, row 5).
 
     >>> left, right = np.zeros((3, 4, 2)), np.ones((3, 4, 2))  # 3 channels, a map of 4 x 4 positions
     >>> KMeans(count=2).group(np.concatenate([left, right], axis=2), seed=0)[0]

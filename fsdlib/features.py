@@ -111,7 +111,7 @@ def anatomy(configuration: Mapping) -> list[Layer]:
 def find_taps(
     diffusion: Diffusion, kind: str = "cross_attention_query", blocks: str = "all", grid: int | None = 16
 ) -> list[Tap]:
-    """The taps of a kind, in the order the UNet reaches them.
+    """The taps of a kind, in the order the UNet reaches them; the defaults are the paper's (METHOD, row 4).
 
     kind: "cross_attention_query" (attn2's query projection) or "self_attention_output" (attn1's output). blocks: "all"
     takes the down and up blocks whose maps are `grid` cells a side (the attention resolution nearest to it where there
@@ -266,7 +266,7 @@ def _noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
 def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -> np.ndarray:
     """Resize one image's maps, each (C_i, h_i, w_i), bilinearly to `grid` and concatenate: (sum of C_i, grid, grid) float32.
 
-    With `normalise` each map's vector has unit length at every position, so that no tap outweighs another by its norm.
+    So the paper has it (METHOD, row 4). With `normalise` each map's vector has unit length at every position, so that no tap outweighs another by its norm.
 
     >>> stack([np.ones((3, 8, 8), np.float32), np.ones((5, 16, 16), np.float32)], grid=4).shape
     (8, 4, 4)
@@ -378,7 +378,7 @@ class Features(Choice):
 
 
 class UNetFeatures(Features):
-    """What the diffusion model's UNet holds at some taps when the noised latent passes."""
+    """What the diffusion model's UNet holds at some taps when the noised latent passes (METHOD, rows 3 and 4)."""
 
     kind: Literal["unet"] = "unet"
     taps: SerializeAsAny[Taps] = Field(AtGrid(), description="the places that are read")

@@ -160,7 +160,7 @@ def _neighbours(arrays: np.ndarray, dilations: Sequence[int]):
 
 
 def paint(masks: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """One label map from masks in order, each only on pixels still empty: (H, W) uint8, 0 where no mask was laid.
+    """One label map from masks in order, each only on pixels still empty: (H, W) uint8, 0 where no mask was laid (METHOD, row 10).
 
     masks: (K, H, W) bool; labels: one a mask, 1 to 254 (0 is background, which is what stays empty).
 

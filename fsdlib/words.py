@@ -68,7 +68,7 @@ def tagger() -> spacy.language.Language:
 
 
 def words(caption: str) -> list[Word]:
-    """The caption's nouns and adjectives that are no stop words, in order.
+    """The caption's nouns and adjectives that are no stop words, in order (METHOD, row 2).
 
     >>> [(word.text, word.part_of_speech, word.head) for word in words("a red bus on a road")]
     [('red', 'ADJ', 'bus'), ('bus', 'NOUN', 'bus'), ('road', 'NOUN', 'on')]

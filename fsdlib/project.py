@@ -17,6 +17,7 @@ NOTEBOOKS = ROOT / "notebooks"  # in a checkout alone
 # read
 CLASSES = DATA / "classes"  # class lists of the datasets, one CSV each
 MINI = DATA / "mini"  # the embedded models; training writes them, in a checkout
+UNFINISHED = DATA / "unfinished"  # weights of a training that goes on, in a checkout; nothing but training reads them
 
 # written
 SCENES = ROOT / "data" / "scenes"  # generated, not in version control

@@ -20,7 +20,7 @@ from fsdlib.models import load_diffusion, load_models
 from fsdlib.project import MINI
 from fsdlib.world.reached import samples
 from fsdlib.world.training import Settings, export_unet, fit_unet, status, training_close_ups, training_scenes
-from fsdlib.world.training.loop import ConstantThenFall, Cosine, as_line, load_average
+from fsdlib.world.training.loop import ConstantThenFall, Cosine, as_line, land, load_average, load_landed
 from fsdlib.world.training.status import caption_gap
 from fsdlib.world.training.unet import (
     Denoising,
@@ -71,6 +71,33 @@ def kept_in(folder, ran):
         for path in ran[0].glob(pattern):
             (folder / path.name).symlink_to(path)
     return folder
+
+
+# ------------------------------------------------------------------------------------------------ landed weights
+
+
+def test_a_run_that_lost_its_checkpoint_goes_on_from_the_landed_weights(ran, tmp_path):
+    landed, folder = tmp_path / "landed" / "unet.safetensors", kept_in(tmp_path / "work", ran)
+    land(ran[0] / "unet.safetensors", landed)
+    of_checkpoint, of_landed = untrained_unet(SETTINGS), untrained_unet(SETTINGS)
+    load_average(ran[0] / "unet.safetensors", [of_checkpoint])
+    assert load_landed(landed, [of_landed]) == 6
+    for a, b in zip(of_checkpoint.parameters(), of_landed.parameters()):
+        step = a.abs().flatten(1).amax(1) / 127 if a.ndim > 1 else torch.zeros(len(a))
+        assert ((a - b).abs().flatten(1).amax(1) if a.ndim > 1 else (a - b).abs()).le(step / 2 + 1e-7).all()
+    assert landed.stat().st_size < 0.3 * sum(4 * p.numel() for p in of_checkpoint.parameters())
+    history = fit_unet(SETTINGS.model_copy(update=dict(unet_steps=8)), folder, landed=landed)
+    assert [row["step"] for row in history] == [2, 4, 6, 8] and history[:3] == ran[1]
+    tensors = load_file(folder / "unet.safetensors")
+    assert (int(tensors["step"]), int(tensors["forgot"])) == (8, 6)
+
+
+def test_landed_weights_of_another_model_are_refused(ran, tmp_path):
+    land(ran[0] / "unet.safetensors", tmp_path / "unet.safetensors")
+    with pytest.raises(ValueError, match="another version of the model"):
+        load_landed(tmp_path / "unet.safetensors", [torch.nn.Linear(2, 2)])
+    with pytest.raises(ValueError, match="train first"):
+        land(tmp_path / "none.safetensors", tmp_path / "other.safetensors")
 
 
 # ------------------------------------------------------------------------------------------------------- the rate

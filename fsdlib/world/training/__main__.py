@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from fsdlib.project import TRAINING
+from fsdlib.project import TRAINING, UNFINISHED
 from fsdlib.world.training import Settings, export_unet, fit_unet, status
+from fsdlib.world.training.loop import land
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
@@ -18,6 +19,7 @@ if __name__ == "__main__":
     task.add_argument(
         "--part", choices=("unet",), help="train this part, at the lowest priority on one thread; resumes"
     )
+    task.add_argument("--land", action="store_true", help="keep the run's weights in version control, unfinished")
     task.add_argument("--status", action="store_true", help="say where the run stands and draw its curves")
     task.add_argument("--export", action="store_true", help="put the run's averaged weights into data/mini")
     parser.add_argument("--steps", type=int, help="of the whole run; the rate falls in the last tenth")
@@ -28,7 +30,12 @@ if __name__ == "__main__":
         if a.part:
             os.nice(19)
             torch.set_num_threads(1)
-            fit_unet(settings, a.folder)
+            fit_unet(settings, a.folder, landed=UNFINISHED / "unet.safetensors")
+        elif a.land:
+            land(a.folder / "unet.safetensors", UNFINISHED / "unet.safetensors")
+            print(
+                "data/unfinished holds the run's weights now; commit it, and a run without a checkpoint goes on from there"
+            )
         elif a.status:
             print(status(settings, a.folder))
         else:

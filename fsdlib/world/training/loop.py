@@ -17,6 +17,7 @@ from fsdlib.project import write_atomically
 from fsdlib.world.training.settings import PARTS, Settings
 
 Data = TypeVar("Data")
+RENEWED_WARM_UP = 200  # steps, where a run goes on without its optimizer's memory
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def fit(
     every: int | None = None,
     monitor: Callable[[], dict[str, float]] | None = None,
     monitor_every: int = 1_000,
+    landed: Path | None = None,
 ) -> list[dict]:
     """Train `modules` in place on `loss` with AdamW and an exponential average of the weights.
 
@@ -66,8 +68,9 @@ def fit(
     history and one checkpoint to the next, in place of the settings' two; monitor: measures more for the row of each
     `monitor_every` steps and of the last, which is then printed; it finds the averaged weights in the modules.
 
-    Resumes from `folder`/`part`.safetensors where that is; the modules end with the averaged weights. Returns the
-    history, rows of {step, train, validation, seconds}. Raises ValueError where the checkpoint is of another model.
+    Resumes from `folder`/`part`.safetensors where that is, else from the file `landed`, which `land` wrote, with a warm-up
+    since the optimizer's memory is not in it. The modules end with the averaged weights. Returns the history, rows of
+    {step, train, validation, seconds}. Raises ValueError where the file is of another model.
     """
     steps, checkpoint = getattr(settings, f"{part}_steps"), Path(folder) / f"{part}.safetensors"
     validate_every, checkpoint_every = every or settings.validate_every, every or settings.checkpoint_every
@@ -75,17 +78,21 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, lr=rate(0, steps), weight_decay=0.01, betas=(0.9, 0.99))
     average = [p.detach().clone() for p in parameters]
     buffers = [b for module in modules for b in module.buffers()]  # what batch normalisation has seen
-    history, recent, start = [], [], 0
+    history, recent, start, forgot = [], [], 0, 0  # forgot: the step at which the optimizer last began anew
     if checkpoint.exists():
         history = json.loads(checkpoint.with_suffix(".json").read_text())
         tensors = _read(checkpoint, parameters, settings.device)
-        start = int(tensors["step"])
+        start, forgot = int(tensors["step"]), int(tensors.get("forgot", 0))
         _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
+    elif landed is not None and landed.exists():
+        history = json.loads(landed.with_suffix(".json").read_text())
+        start = forgot = load_landed(landed, modules)
+        average = [p.detach().clone() for p in parameters]
     began = time.monotonic() - (history[-1]["seconds"] if history else 0)
     for step in tqdm(range(start, steps), desc=part, initial=start, total=steps, mininterval=10):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, steps)
+            group["lr"] = rate(step, steps) * (min(1, (step - forgot + 1) / RENEWED_WARM_UP) if forgot else 1)
         random = np.random.default_rng([settings.seed, PARTS.index(part), step])
         value = loss(data[0], random)
         optimizer.zero_grad(set_to_none=True)
@@ -115,7 +122,7 @@ def fit(
                     history[-1] |= monitor()
                 print(as_line(history[-1]), flush=True)
         if done % checkpoint_every == 0 or done == steps:
-            _keep(checkpoint, done, parameters, average, buffers, optimizer, history)
+            _keep(checkpoint, done, forgot, parameters, average, buffers, optimizer, history)
     with torch.no_grad():
         torch._foreach_copy_(parameters, average)
     return history
@@ -135,6 +142,45 @@ def load_average(checkpoint: Path, modules: Sequence[torch.nn.Module]) -> None:
         parameter.copy_(tensors[f"average.{i}"])
     for i, buffer in enumerate(b for module in modules for b in module.buffers()):
         buffer.copy_(tensors[f"buffer.{i}"])
+
+
+def land(checkpoint: Path, target: Path) -> None:
+    """Write a checkpoint's averaged weights and its history to `target`, small enough for version control: a byte a weight.
+
+    A row of a weight keeps its greatest number and 255 levels; vectors stay as they are. Raises ValueError where there
+    is no checkpoint.
+    """
+    if not Path(checkpoint).exists():
+        raise ValueError(f"there is no {checkpoint} to land: train first")
+    tensors = load_file(checkpoint)
+    kept = {name: value for name, value in tensors.items() if name == "step" or name.startswith("buffer.")}
+    for name, value in tensors.items():
+        if name.startswith("average."):
+            if value.ndim > 1:
+                level = value.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+                kept[name.replace("average", "level")] = level
+                value = (value / level.reshape(-1, *[1] * (value.ndim - 1))).round().to(torch.int8)
+            kept[name] = value
+    write_atomically(Path(target).with_suffix(".json"), Path(checkpoint).with_suffix(".json").read_text())
+    write_atomically(target, save({name: value.contiguous() for name, value in kept.items()}))
+
+
+@torch.no_grad()
+def load_landed(path: Path, modules: Sequence[torch.nn.Module]) -> int:
+    """Put the weights that `land` wrote into modules; returns their step. Raises ValueError if they are of another model."""
+    parameters, tensors = _trainable(modules), load_file(path)
+    if [tensors.get(f"average.{i}", tensors["step"]).shape for i in range(len(parameters))] != [
+        p.shape for p in parameters
+    ]:
+        raise ValueError(f"{path} is of another version of the model: remove it to train from the beginning")
+    for i, parameter in enumerate(parameters):
+        value = tensors[f"average.{i}"]
+        if f"level.{i}" in tensors:
+            value = value * tensors[f"level.{i}"].reshape(-1, *[1] * (value.ndim - 1))
+        parameter.copy_(value)
+    for i, buffer in enumerate(b for module in modules for b in module.buffers()):
+        buffer.copy_(tensors[f"buffer.{i}"])
+    return int(tensors["step"])
 
 
 def _trainable(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
@@ -167,6 +213,7 @@ def _holding(parameters: list, others: list):
 def _keep(
     path: Path,
     step: int,
+    forgot: int,
     parameters: list,
     average: list,
     buffers: list,
@@ -174,7 +221,7 @@ def _keep(
     history: list[dict],
 ) -> None:
     state = optimizer.state_dict()["state"]
-    tensors = {"step": torch.tensor(step)}
+    tensors = {"step": torch.tensor(step), "forgot": torch.tensor(forgot)}
     for i, (parameter, mean) in enumerate(zip(parameters, average)):
         tensors |= {f"parameter.{i}": parameter.detach().contiguous(), f"average.{i}": mean.contiguous()}
         tensors |= {f"optimizer.{i}.{key}": value.contiguous() for key, value in state[i].items()}

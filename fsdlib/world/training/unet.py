@@ -85,13 +85,16 @@ def train_unet(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
     return history
 
 
-def fit_unet(settings: Settings, folder: Path = TRAINING, models: Path = MINI) -> list[dict]:
+def fit_unet(
+    settings: Settings, folder: Path = TRAINING, models: Path = MINI, landed: Path | None = None
+) -> list[dict]:
     """Train the UNet to predict the velocity on latents, given a caption, and keep it in `folder`; resumes.
 
     Autoencoder, text encoder and tokenizer come from `models`, which is only read. A caption is one of three, or the
     list of the classes that they speak of; one time in five it is left out. With it the timesteps lean a little to the
     noisy end, where a caption says most; without it to the clean end, where features are read under no caption. The
-    rate stays constant until the last steps, so that the end can be chosen while the run goes on (see `Settings`).
+    rate stays constant until the last steps, so that the end can be chosen while the run goes on (see `Settings`). Without a
+    checkpoint the run begins with the weights in `landed`, where that is.
     """
     root = Path(models) / "stable-diffusion"
     with quiet():
@@ -130,6 +133,7 @@ def fit_unet(settings: Settings, folder: Path = TRAINING, models: Path = MINI) -
         settings.unet_every,
         lambda: features_found(diffusion, probes) | caption_losses(denoising, held_out),
         settings.unet_monitor_every,
+        landed,
     )
 
 

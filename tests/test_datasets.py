@@ -13,12 +13,14 @@ from hashlib import md5
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from PIL import Image
 from pycocotools import mask as codes
+from torchvision.transforms.functional import center_crop
 
 from fsdlib.measure.archives import Archive
 from fsdlib.measure.benchmarks import DATASETS, download, instructions, main, open_dataset
-from fsdlib.measure.datasets import IncompleteDataset
+from fsdlib.measure.datasets import IncompleteDataset, centre_square
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import VOID, Vocabulary, palette
 
@@ -390,6 +392,43 @@ def test_a_rewritten_file_changes_the_fingerprint(small):
     assert open_dataset("voc12", small).fingerprint == before
     Image.new("RGB", (30, 40), (1, 200, 3)).save(small / "JPEGImages/ulm_1.jpg")
     assert open_dataset("voc12", small).fingerprint != before
+
+
+# -- centre crops
+
+
+@pytest.mark.parametrize(
+    "shape, rows, columns",
+    [
+        ((4, 7), (0, 3), (2, 5)),  # (7 - 3) / 2 = 2; (4 - 3) / 2 = 0.5 is rounded to the even 0
+        ((8, 5), (2, 6), (0, 4)),
+        ((6, 9), (0, 5), (2, 7)),
+        ((375, 500), (0, 374), (63, 437)),
+    ],
+)
+def test_a_centre_square_is_one_pixel_shorter_than_the_shorter_side(shape, rows, columns):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    assert np.array_equal(centre_square(places), places[slice(*rows), slice(*columns)])
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (334, 500), (500, 333), (480, 640), (8, 5), (7, 7)])
+def test_a_centre_square_lies_where_torchvision_cuts_it(shape):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    peer = center_crop(torch.from_numpy(places)[None], [min(shape) - 1] * 2)[0].numpy()
+    assert np.array_equal(centre_square(places), peer)
+
+
+def test_centre_crops_cut_pictures_and_labels_alike_and_are_checked_as_stored(small, own):
+    for name, root in (("voc12", small), ("folder", own)):
+        side = Image.open(open_dataset(name, root).picture(0)).width  # 3 and 4, the pictures 4 pixels high
+        random = np.random.default_rng(0).integers(0, 3, (4, side)).astype(np.uint8)
+        save_mask(open_dataset(name, root).masks[0], random)
+        Image.fromarray(np.stack([100 * random] * 3, -1)).save(open_dataset(name, root).picture(0), "PNG")
+        dataset = open_dataset(name, root, centre_crops=True)
+        dataset.check()
+        assert dataset.image(0).shape == (min(4, side) - 1,) * 2 + (3,)
+        assert np.array_equal(dataset.image(0)[..., 0], 100 * dataset.labels(0))
+        assert np.array_equal(dataset.labels(0), centre_square(random))
 
 
 # -- what lacks

@@ -69,6 +69,25 @@ def test_the_dataset_protocol_is_what_torchmetrics_makes_of_the_stored_label_map
     assert run.summary["miou"]["dataset"] == pytest.approx(peer.compute().item(), abs=1e-6)
 
 
+def test_the_per_image_union_protocol_is_what_torchmetrics_makes_of_each_stored_label_map(run, dataset):
+    peer = JaccardIndex(task="multiclass", num_classes=len(dataset.vocabulary))
+    of_images = []
+    for number, image_id in enumerate(dataset.ids):
+        truth = dataset.labels(number).astype(int)
+        arguments = run.prediction(image_id).astype(int), np.where(truth == VOID, 0, truth)
+        of_images.append(peer(*(torch.from_numpy(labels) for labels in arguments)).item())
+    assert run.summary["miou"]["per_image_union"] == pytest.approx(np.mean(of_images), abs=1e-6)
+
+
+def test_on_centre_crops_the_method_sees_and_is_scored_on_squares_and_the_run_is_another(run, dataset, paper, tmp_path):
+    squares = replace(dataset, centre_crops=True)
+    found = evaluate(squares, paper, tmp_path, limit=1)
+    assert found.prediction(dataset.ids[0]).shape == squares.image(0).shape[:2] == (95, 95)
+    assert found.confusion.sum() == 95 * 95 and found.summary["centre_crops"] and not run.summary["centre_crops"]
+    with pytest.raises(ValueError, match="results of another configuration"):
+        evaluate(dataset, paper, tmp_path, limit=1)
+
+
 def test_the_tables_have_a_row_an_image_and_a_row_an_object(run, dataset):
     assert list(run.table.id) == list(dataset.ids)
     assert run.table.miou.mean() == pytest.approx(run.summary["miou"]["per_image"])

@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +67,18 @@ class Benchmark:
 
 
 def open_dataset(
-    name: str, root: Path | str | None = None, split: str = "val", classes: Path | str | Sequence[str] | None = None
+    name: str,
+    root: Path | str | None = None,
+    split: str = "val",
+    classes: Path | str | Sequence[str] | None = None,
+    centre_crops: bool = False,
 ) -> Dataset:
     """Open a dataset by name; `python -m fsdlib.measure.benchmarks` lists the names.
 
     root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
     classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a
     .txt (a name a line); without it root/classes.csv or root/classes.txt.
+    centre_crops: pictures and labels cut to `fsdlib.measure.datasets.centre_square`, as DiffCut's figures are over.
     Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the
     annotations or a whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
     """
@@ -88,7 +93,8 @@ def open_dataset(
     root = Path(root)
     if (root / benchmark.inside).is_dir():
         root = root / benchmark.inside
-    return benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
+    dataset = benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
+    return replace(dataset, centre_crops=centre_crops)
 
 
 def instructions(name: str) -> str:
@@ -207,7 +213,7 @@ def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Da
         (path,) * len(ids),
         benchmark.lookup(),
         benchmark.splits.get(split),
-        annotations,
+        annotations=annotations,
     )
 
 

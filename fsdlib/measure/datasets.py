@@ -20,6 +20,18 @@ class IncompleteDataset(ValueError):
     """Files of a dataset are missing or damaged; the message lists all of them by kind."""
 
 
+def centre_square(array: np.ndarray) -> np.ndarray:
+    """The square in the middle of (H, W, ...), a view, one pixel shorter than the shorter side.
+
+    What DiffCut's evaluation shows its model and scores (github.com/PaulCouairon/DiffCut, dataloader/iterator.py, commit
+    aa16df4), with torchvision's rounding of the offset. There the squares are then enlarged to 1024 x 1024, labels by
+    nearest neighbour; here they keep their size, which changes IoU by what such enlarging repeats of edges alone.
+    """
+    side = min(array.shape[:2]) - 1
+    top, left = (round((length - side) / 2) for length in array.shape[:2])
+    return array[top : top + side, left : left + side]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A split of a dataset: image `i` is `dataset.image(i)` and its ground truth `dataset.labels(i)`.
@@ -27,6 +39,8 @@ class Dataset:
     Pictures are read as they are stored: the official annotations count stored pixels, whatever EXIF says about turning
     them.
     expected: how many images the official split has, None where there is no such number.
+    void_is_background: whether void counts as label 0 in the `per_image` protocol (see `fsdlib.measure.scores`).
+    centre_crops: whether pictures and labels are cut to `centre_square`.
     """
 
     name: str
@@ -40,6 +54,8 @@ class Dataset:
         repr=False, compare=False
     )  # the label of each value in the files, -1 for values that must not be there
     expected: int | None = None
+    void_is_background: bool = True
+    centre_crops: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,10 +75,13 @@ class Dataset:
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, RGB."""
-        return np.asarray(Image.open(self.picture(index)).convert("RGB"))
+        return self._cut(np.asarray(Image.open(self.picture(index)).convert("RGB")))
+
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        return centre_square(array) if self.centre_crops else array
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width), from the file's header alone."""
+        """(height, width) of the whole picture, from the file's header alone."""
         with Image.open(self.picture(index)) as picture:
             return picture.height, picture.width
 
@@ -76,7 +95,7 @@ class Dataset:
             raise ValueError(
                 f"{self.root / self._truth(index)} holds values that are no labels of {self.name} ({strange[:5]}): is this {self.name}?"
             )
-        return self.lookup[raw].astype(np.uint8)
+        return self._cut(self.lookup[raw].astype(np.uint8))
 
     def check(self, indices: Iterable[int] | None = None) -> None:
         """Look at every file of these images (all by default): pictures' headers, masks in full.
@@ -223,7 +242,7 @@ class Folder(Dataset):
     """Pictures of one's own, turned upright as EXIF says, which is how they were seen when their masks were drawn."""
 
     def image(self, index: int) -> np.ndarray:
-        return np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB"))
+        return self._cut(np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB")))
 
     def size(self, index: int) -> tuple[int, int]:
         with Image.open(self.picture(index)) as picture:

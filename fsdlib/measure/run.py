@@ -1,4 +1,4 @@
-"""A method on a dataset: every image's result written once and whole, then a summary of all scores in both protocols.
+"""A method on a dataset: every image's result written once and whole, then a summary of all scores in all protocols.
 
 A run that was stopped, killed even, goes on where it was and ends with the same bytes as one that never was. Its folder
 belongs to one configuration and refuses another. Work goes by batches of neighbouring images, always the same ones, so
@@ -42,6 +42,7 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
     content = dict(
         dataset=dataset.name,
         split=dataset.split,
+        centre_crops=dataset.centre_crops,
         files=dataset.fingerprint,
         class_list=hashlib.sha256(classes).hexdigest(),
         seed=seed,

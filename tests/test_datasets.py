@@ -5,10 +5,12 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import threading
 import zipfile
 from dataclasses import replace
 from hashlib import md5
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +197,14 @@ def test_the_datasets_have_their_classes_and_their_official_size(name, classes, 
     )
     said = [word for words in vocabulary.synonyms for word in words]
     assert len(said) == len(set(said)) and all(word == word.strip() != "" for word in said)  # no word means two classes
+
+
+def test_void_counts_as_background_where_the_release_counts_it_so():
+    counted = {"scenes", "voc12", "coco_stuff27", "context60", "folder"}  # context60 and scenes: as Pascal VOC
+    for name, (layout, raw, _) in MAPPED.items():
+        with tempfile.TemporaryDirectory() as root:
+            dataset = open_dataset(name.split(" ")[0], write(Path(root), layout, raw))
+        assert dataset.void_is_background == (dataset.name in counted), name
 
 
 def test_stuffs_groups_divide_its_classes():

@@ -398,3 +398,40 @@ def test_another_method_is_measured_by_the_same_run(dataset, tmp_path):
         run.summary["miou"]
     )  # every summary says what finding nothing would score
     assert run.summary["without_background"]["miou"] == 0
+
+
+# What stands in the masks' files, one row of four pixels; what is said; then `per_image` and `dataset` by hand, the
+# latter with void out everywhere. On VOC void is background: 2 of 3 pixels and 1 of 2. Of COCO's fine classes void is
+# left out: 1 of 2 and 1 of 1. With groups (10 person, 9 outdoor) void is label 0, a class there: 1 of 2, beside 1 of 2
+# and 1 of 1.
+VOIDS = {
+    "voc12": ([1, 1, 0, 255], [1, 0, 0, 0], (2 / 3 + 1 / 2) / 2, (1 / 2 + 1 / 2) / 2),
+    "coco_stuff": ([0, 0, 10, 255], [1, 0, 11, 0], (1 / 2 + 1) / 2, (1 / 2 + 1) / 2),
+    "coco_stuff27": ([0, 0, 10, 255], [10, 0, 9, 0], (1 / 2 + 1 / 2 + 1) / 3, (1 / 2 + 1) / 2),
+}
+
+
+@pytest.mark.parametrize("name", VOIDS)
+def test_what_void_is_in_the_per_image_protocol_is_a_fact_of_the_benchmark(name, tmp_path):
+    raw, said, by_hand, dataset = VOIDS[name]
+    pictures, masks = ("JPEGImages", "SegmentationClass") if name == "voc12" else ("val2017", "stuffthingmaps/val2017")
+    for folder in (pictures, masks, "ImageSets/Segmentation"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    Image.new("RGB", (4, 1)).save(tmp_path / "data" / pictures / "one.jpg")
+    Image.fromarray(np.uint8([raw])).save(tmp_path / "data" / masks / "one.png")
+    (tmp_path / "data/ImageSets/Segmentation/val.txt").write_text("one\n")
+
+    class Said:
+        def configuration(self):
+            return dict(method="said")
+
+        def segment(self, images, vocabulary, present, seed):
+            return [Prediction(np.uint8([said]), np.uint8([[0, 1]])) for _ in images]
+
+        def name_masks(self, image, masks, vocabulary):
+            return [1] * len(masks)
+
+    summary = evaluate(open_dataset(name, tmp_path / "data"), Said(), tmp_path / "run").summary
+    assert summary["miou"]["per_image"] == pytest.approx(by_hand)
+    assert summary["intervals"]["per_image"] == pytest.approx((by_hand, by_hand))
+    assert summary["miou"]["dataset"] == pytest.approx(dataset)

@@ -30,6 +30,9 @@ class Benchmark:
     values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
     shift: what is added to the class list's official values to get those in the files. void: the label that 255 stands
     for.
+    void_is_background: whether void counts as label 0 in the `per_image` protocol, as FreeSeg-Diff's release counts it on
+    Pascal VOC and on COCO's groups, where label 0 then is a class too, but not on COCO's fine classes. None: where the
+    class list has a background.
     """
 
     classes: str
@@ -43,6 +46,7 @@ class Benchmark:
     rest: int = VOID
     shift: int = 0
     void: int = VOID
+    void_is_background: bool | None = None
     source: str = ""  # in words, where there is no archive
     root: Path | None = None  # where it is by default
 
@@ -94,7 +98,8 @@ def open_dataset(
     if (root / benchmark.inside).is_dir():
         root = root / benchmark.inside
     dataset = benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
-    return replace(dataset, centre_crops=centre_crops)
+    folds = benchmark.background if benchmark.void_is_background is None else benchmark.void_is_background
+    return replace(dataset, void_is_background=folds, centre_crops=centre_crops)
 
 
 def instructions(name: str) -> str:
@@ -383,7 +388,12 @@ DATASETS = {
     "voc12": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012"),
     "voc20": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012", background=False),
     "coco_object": Benchmark(
-        "coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)
+        "coco_object.csv",
+        _coco_objects,
+        _COCO_SPLITS,
+        _COCO_TERMS,
+        (_COCO_IMAGES, _COCO_OBJECTS),
+        void_is_background=False,
     ),
     # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are
     # background
@@ -397,12 +407,19 @@ DATASETS = {
         rest=0,
         shift=-1,
         void=0,
+        void_is_background=False,
     ),
     "coco_stuff": Benchmark(
         "coco_stuff.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
     ),
     "coco_stuff27": Benchmark(
-        "coco_stuff27.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
+        "coco_stuff27.csv",
+        _coco_stuff,
+        _COCO_SPLITS,
+        _COCO_TERMS,
+        (_COCO_IMAGES, _COCO_STUFF),
+        background=False,
+        void_is_background=True,
     ),
     "context59": Benchmark(
         "context.csv",

@@ -19,12 +19,16 @@ class Vocabulary:
     background: whether label 0 is a class. Where it is none, ground truth never has it and a prediction of 0 means "no
     name".
     colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
+    finer: for groups of classes, the list of the classes themselves, which masks are named with; groups[label of finer]
+    is then the label here.
     """
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
     background: bool = True
     colours: tuple[tuple[int, int, int], ...] | None = None
+    finer: "Vocabulary | None" = None
+    groups: tuple[int, ...] = ()
 
     def __post_init__(self):
         if not self.names or self.names[0] != "background":
@@ -45,6 +49,12 @@ class Vocabulary:
             raise ValueError(
                 f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any"
             )
+        if len(self.groups) != len(self.finer or ()):
+            raise ValueError(
+                f"{len(self.finer or ())} finer classes and {len(self.groups)} groups: give each of those one group"
+            )
+        if not all(0 <= group < len(self.names) for group in self.groups):
+            raise ValueError(f"groups reach {max(self.groups)}, but there are {len(self.names)} labels: mend them")
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Vocabulary":

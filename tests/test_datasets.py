@@ -222,6 +222,18 @@ def test_stuffs_groups_divide_its_classes():
     ]
 
 
+def test_a_group_of_coco_is_named_with_its_classes(tmp_path):
+    values = [0, 10, 12, 91, 181, 255]  # person, fire hydrant, stop sign, banner, wood-floor, void
+    write(tmp_path, "coco_stuff", values)
+    groups, stuff = (open_dataset(name, tmp_path) for name in ("coco_stuff27", "coco_stuff"))
+    known = groups.vocabulary
+    assert known.finer == stuff.vocabulary and len(known.groups) == 172 and set(known.groups) == set(range(28))
+    fine, coarse = stuff.labels(0)[0][:-1], groups.labels(0)[0][:-1]
+    assert [known.groups[label] for label in fine] == coarse.tolist() == [10, 9, 9, 18, 25]
+    assert known.names[known.groups[known.finer.names.index("fire hydrant")]] == known.names[9]
+    assert stuff.vocabulary.finer is None and stuff.vocabulary.groups == ()
+
+
 # -- colours
 
 

@@ -33,6 +33,8 @@ class Benchmark:
     void_is_background: whether void counts as label 0 in the `per_image` protocol, as FreeSeg-Diff's release counts it on
     Pascal VOC and on COCO's groups, where label 0 then is a class too, but not on COCO's fine classes. None: where the
     class list has a background.
+    finer: the list of the classes, where `classes` are groups of them by their official values. FreeSeg-Diff's release
+    names masks with the classes and turns those into groups.
     """
 
     classes: str
@@ -47,11 +49,17 @@ class Benchmark:
     shift: int = 0
     void: int = VOID
     void_is_background: bool | None = None
+    finer: str = ""
     source: str = ""  # in words, where there is no archive
     root: Path | None = None  # where it is by default
 
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.read(CLASSES / self.classes, self.background)
+        known = Vocabulary.read(CLASSES / self.classes, self.background)
+        if not self.finer:
+            return known
+        lookup = self.lookup()
+        groups = tuple(int(lookup[int(row["official"])]) for row in class_rows(CLASSES / self.finer)[1:])
+        return replace(known, finer=Vocabulary.read(CLASSES / self.finer, self.background), groups=(0, *groups))
 
     def lookup(self, official: bool = True) -> np.ndarray:
         """int16: the label of each value in the files, -1 for errors.
@@ -420,6 +428,7 @@ DATASETS = {
         (_COCO_IMAGES, _COCO_STUFF),
         background=False,
         void_is_background=True,
+        finer="coco_stuff.csv",
     ),
     "context59": Benchmark(
         "context.csv",

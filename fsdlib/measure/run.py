@@ -38,7 +38,8 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
     # what rows are made by; a summary is made anew each time
     own = "".join(inspect.getsource(module) for module in (scores, worker)).encode()
     known = dataset.vocabulary
-    classes = json.dumps([known.names, known.synonyms, known.background]).encode()
+    finer = [known.finer.names, known.finer.synonyms, known.groups] if known.finer else []
+    classes = json.dumps([known.names, known.synonyms, known.background, *finer]).encode()
     content = dict(
         dataset=dataset.name,
         split=dataset.split,

@@ -416,6 +416,87 @@ def test_a_rewritten_file_changes_the_fingerprint(small):
     assert open_dataset("voc12", small).fingerprint != before
 
 
+# -- ADE20K as published in 2021, whose class list is in the copy
+
+SKY, CAR, SIGN, WHEEL = (
+    (2420, "sky"),
+    (401, "car, auto, automobile"),
+    (2380, "sign, signboard"),
+    (3001, "wheel"),
+)
+
+
+def ade20k_full(root, seg, objects, scene="urban/street", stem="ADE_val_00000001"):
+    """One picture of the full release in miniature. seg: (H, W) numbers of objects; objects: their numbers and names."""
+    folder = root / "ADE20K_2021_17_01/images/ADE/validation" / scene
+    folder.mkdir(parents=True)
+    seg = np.array(seg)
+    instances = 10 * np.arange(seg.size).reshape(seg.shape) % 200  # the blue channel, which says nothing of classes
+    Image.fromarray(np.stack([seg // 256 * 10, seg % 256, instances], -1).astype(np.uint8)).save(
+        folder / f"{stem}_seg.png"
+    )
+    Image.new("RGB", seg.shape[::-1]).save(folder / f"{stem}.jpg")
+    described = [
+        dict(id=place, name=name, name_ndx=number, parts=dict(part_level=level))
+        for place, (number, name, level) in enumerate(objects)
+    ]
+    (folder / f"{stem}.json").write_text(json.dumps(dict(annotation=dict(filename=f"{stem}.jpg", object=described))))
+    (root / "ADE20K_2021_17_01/objects.txt").write_text("car, auto, automobile\t9\t7\nsky\t5\t5\nsign\t1\nfar\t0\n")
+    return folder
+
+
+@pytest.fixture
+def full(tmp_path):
+    ade20k_full(
+        tmp_path, [[2420, 401, 401], [0, 2380, 401]], [(*CAR, 0), (*WHEEL, 1), (*SKY, 0), (*CAR, 0), (*SIGN, 0)]
+    )
+    return tmp_path
+
+
+def test_ade20ks_numbers_are_objects_of_the_json_and_the_list_says_which_count(full):
+    ade20k_full(full, [[401, 0]], [(*CAR, 0)], "home/garage", "ADE_val_00000000")
+    dataset = open_dataset("ade20k_full", full)
+    assert dataset.ids == ("ADE_val_00000000", "ADE_val_00000001") and not dataset.complete
+    assert dataset.expected == 2000 and open_dataset("ade20k_full", full / "ADE20K_2021_17_01").ids == dataset.ids
+    known = dataset.vocabulary
+    assert known.names == ("background", "car", "sky", "sign", "far") and not known.background
+    assert known.synonyms[1] == ("car", "auto", "automobile") and dataset.void_is_background
+    # "sign, signboard" is another entry than "sign", and what is not annotated is nothing
+    assert dataset.labels(0).tolist() == [[1, 255]]
+    assert dataset.labels(1).tolist() == [[2, 1, 1], [255, 255, 1]] and dataset.labels(1).dtype == np.uint8
+    dataset.check()
+
+
+def test_ade20ks_list_is_its_first_150_lines_and_short_names_that_two_entries_share_stay_long(full):
+    lines = ["bag\t3", "bag, handbag\t2", *(f"thing {number}, object\t1" for number in range(200))]
+    (full / "ADE20K_2021_17_01/objects.txt").write_text("\n".join(lines))
+    known = open_dataset("ade20k_full", full).vocabulary
+    assert len(known) == 151 and known.names[1:4] == ("bag", "bag, handbag", "thing 0")
+    assert known.names[-1] == "thing 147" and known.synonyms[2] == ("bag, handbag", "bag", "handbag")
+
+
+def test_another_list_of_ade20k_is_another_dataset(full):
+    before = open_dataset("ade20k_full", full).fingerprint
+    (full / "ADE20K_2021_17_01/objects.txt").write_text("sky\t5\ncar, auto, automobile\t9\n")
+    assert open_dataset("ade20k_full", full).fingerprint != before
+
+
+def test_a_number_that_the_json_has_no_object_for_is_damage(full):
+    folder = ade20k_full(full, [[401, 777]], [(*CAR, 0)], "home/garage", "ADE_val_00000002")
+    dataset = open_dataset("ade20k_full", full)
+    with pytest.raises(ValueError, match=r"ADE_val_00000002_seg.png cannot be read \(numbers \[777\] are no objects"):
+        dataset.labels(1)
+    (folder / "ADE_val_00000002.json").unlink()
+    with pytest.raises(IncompleteDataset, match="missing masks: 1 "):
+        dataset.check()
+
+
+def test_ade20k_without_its_list_or_pictures_says_where_to_ask(full, tmp_path):
+    (full / "ADE20K_2021_17_01/objects.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks .*objects.txt.*request_data"):
+        open_dataset("ade20k_full", full)
+
+
 # -- centre crops
 
 

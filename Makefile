@@ -58,12 +58,12 @@ $(EVALUATIONS): evaluate-%:
 # shards of one run share its folder, but each has a notebook of its own
 # what is changed of the recipe stands in the folder's name, in letters that any shell leaves alone
 CHANGED = $(if $(CHANGES),-$(shell printf %s '$(CHANGES)' | tr -c 'A-Za-z0-9.=_' '-'))
-EVALUATED = $(RUNS)/$(DATASET)-$(MODELS)-$(RECIPE)$(CHANGED)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= VOCABULARY= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
+EVALUATED = $(RUNS)/$(DATASET)$(if $(CENTRE_CROPS),-centre)-$(MODELS)-$(RECIPE)$(CHANGED)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= VOCABULARY= CENTRE_CROPS= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
 	@mkdir -p $(EVALUATED)
 	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
 		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -r changes '$(CHANGES)' -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
-		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) \
+		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) $(if $(CENTRE_CROPS),-p centre_crops True) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
 
 report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (10 minutes)

@@ -21,6 +21,8 @@ class Vocabulary:
     colours[label]: (R, G, B) of each label, or None for Pascal VOC's.
     strings[label]: the class as one text, in which spaces part the words that are encoded for themselves, as
     FreeSeg-Diff's release takes classes ("person man woman"; METHOD, row 2a); the names where none are given.
+    finer: for groups of classes, the list of the classes themselves, which masks are named with; groups[label of finer]
+    is then the label here.
     """
 
     names: tuple[str, ...]
@@ -28,6 +30,8 @@ class Vocabulary:
     background: bool = True
     colours: tuple[tuple[int, int, int], ...] | None = None
     strings: tuple[str, ...] = ()
+    finer: "Vocabulary | None" = None
+    groups: tuple[int, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "strings", self.strings or self.names)
@@ -51,6 +55,12 @@ class Vocabulary:
             raise ValueError(
                 f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any"
             )
+        if len(self.groups) != len(self.finer or ()):
+            raise ValueError(
+                f"{len(self.finer or ())} finer classes and {len(self.groups)} groups: give each of those one group"
+            )
+        if not all(0 <= group < len(self.names) for group in self.groups):
+            raise ValueError(f"groups reach {max(self.groups)}, but there are {len(self.names)} labels: mend them")
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "Vocabulary":

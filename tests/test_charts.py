@@ -1,5 +1,7 @@
 """Charts are tested by what they are drawn from."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("agg")
@@ -52,10 +54,13 @@ def test_scores_are_sorted_bars_with_one_that_stands_out():
 
 
 def test_protocols_stand_side_by_side_in_percent():
-    ax = show_protocols(pd.DataFrame(dict(dataset=[0.5, 0.25], per_image=[0.75, -0.1]), index=["one", "two"]))
-    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[50, 25], [75, -10]]
+    table = dict(dataset=[0.5, 0.25], per_image=[0.75, -0.1], per_image_union=[0.625, 0])
+    ax = show_protocols(pd.DataFrame(table, index=["one", "two"]))
+    assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[50, 25], [75, -10], [62.5, 0]]
+    edges = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bars in ax.containers for bar in bars)
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(edges))  # no bar covers another
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dataset", "per_image"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == list(table)
 
 
 def test_published_numbers_of_two_protocols_never_share_a_panel():

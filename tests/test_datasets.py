@@ -5,20 +5,24 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 import threading
 import zipfile
 from dataclasses import replace
 from hashlib import md5
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from PIL import Image
 from pycocotools import mask as codes
+from torchvision.transforms.functional import center_crop
 
 from fsdlib.measure.archives import Archive
 from fsdlib.measure.benchmarks import DATASETS, download, instructions, main, open_dataset
-from fsdlib.measure.datasets import IncompleteDataset
+from fsdlib.measure.datasets import IncompleteDataset, centre_square
 from fsdlib.project import CLASSES
 from fsdlib.vocabulary import VOID, Vocabulary, palette
 
@@ -195,6 +199,14 @@ def test_the_datasets_have_their_classes_and_their_official_size(name, classes, 
     assert len(said) == len(set(said)) and all(word == word.strip() != "" for word in said)  # no word means two classes
 
 
+def test_void_counts_as_background_where_the_release_counts_it_so():
+    counted = {"scenes", "voc12", "coco_stuff27", "context60", "folder"}  # context60 and scenes: as Pascal VOC
+    for name, (layout, raw, _) in MAPPED.items():
+        with tempfile.TemporaryDirectory() as root:
+            dataset = open_dataset(name.split(" ")[0], write(Path(root), layout, raw))
+        assert dataset.void_is_background == (dataset.name in counted), name
+
+
 def test_stuffs_groups_divide_its_classes():
     stuff, groups, objects = (
         list(csv.DictReader(open(CLASSES / f"{name}.csv")))[1:]
@@ -208,6 +220,18 @@ def test_stuffs_groups_divide_its_classes():
     assert [(row["name"], int(row["official"])) for row in objects] == [
         (row["name"], int(row["official"]) + 1) for row in stuff[:80]
     ]
+
+
+def test_a_group_of_coco_is_named_with_its_classes(tmp_path):
+    values = [0, 10, 12, 91, 181, 255]  # person, fire hydrant, stop sign, banner, wood-floor, void
+    write(tmp_path, "coco_stuff", values)
+    groups, stuff = (open_dataset(name, tmp_path) for name in ("coco_stuff27", "coco_stuff"))
+    known = groups.vocabulary
+    assert known.finer == stuff.vocabulary and len(known.groups) == 172 and set(known.groups) == set(range(28))
+    fine, coarse = stuff.labels(0)[0][:-1], groups.labels(0)[0][:-1]
+    assert [known.groups[label] for label in fine] == coarse.tolist() == [10, 9, 9, 18, 25]
+    assert known.names[known.groups[known.finer.names.index("fire hydrant")]] == known.names[9]
+    assert stuff.vocabulary.finer is None and stuff.vocabulary.groups == ()
 
 
 # -- colours
@@ -390,6 +414,124 @@ def test_a_rewritten_file_changes_the_fingerprint(small):
     assert open_dataset("voc12", small).fingerprint == before
     Image.new("RGB", (30, 40), (1, 200, 3)).save(small / "JPEGImages/ulm_1.jpg")
     assert open_dataset("voc12", small).fingerprint != before
+
+
+# -- ADE20K as published in 2021, whose class list is in the copy
+
+SKY, CAR, SIGN, WHEEL = (
+    (2420, "sky"),
+    (401, "car, auto, automobile"),
+    (2380, "sign, signboard"),
+    (3001, "wheel"),
+)
+
+
+def ade20k_full(root, seg, objects, scene="urban/street", stem="ADE_val_00000001"):
+    """One picture of the full release in miniature. seg: (H, W) numbers of objects; objects: their numbers and names."""
+    folder = root / "ADE20K_2021_17_01/images/ADE/validation" / scene
+    folder.mkdir(parents=True)
+    seg = np.array(seg)
+    instances = 10 * np.arange(seg.size).reshape(seg.shape) % 200  # the blue channel, which says nothing of classes
+    Image.fromarray(np.stack([seg // 256 * 10, seg % 256, instances], -1).astype(np.uint8)).save(
+        folder / f"{stem}_seg.png"
+    )
+    Image.new("RGB", seg.shape[::-1]).save(folder / f"{stem}.jpg")
+    described = [
+        dict(id=place, name=name, name_ndx=number, parts=dict(part_level=level))
+        for place, (number, name, level) in enumerate(objects)
+    ]
+    (folder / f"{stem}.json").write_text(json.dumps(dict(annotation=dict(filename=f"{stem}.jpg", object=described))))
+    (root / "ADE20K_2021_17_01/objects.txt").write_text("car, auto, automobile\t9\t7\nsky\t5\t5\nsign\t1\nfar\t0\n")
+    return folder
+
+
+@pytest.fixture
+def full(tmp_path):
+    ade20k_full(
+        tmp_path, [[2420, 401, 401], [0, 2380, 401]], [(*CAR, 0), (*WHEEL, 1), (*SKY, 0), (*CAR, 0), (*SIGN, 0)]
+    )
+    return tmp_path
+
+
+def test_ade20ks_numbers_are_objects_of_the_json_and_the_list_says_which_count(full):
+    ade20k_full(full, [[401, 0]], [(*CAR, 0)], "home/garage", "ADE_val_00000000")
+    dataset = open_dataset("ade20k_full", full)
+    assert dataset.ids == ("ADE_val_00000000", "ADE_val_00000001") and not dataset.complete
+    assert dataset.expected == 2000 and open_dataset("ade20k_full", full / "ADE20K_2021_17_01").ids == dataset.ids
+    known = dataset.vocabulary
+    assert known.names == ("background", "car", "sky", "sign", "far") and not known.background
+    assert known.synonyms[1] == ("car", "auto", "automobile") and dataset.void_is_background
+    # "sign, signboard" is another entry than "sign", and what is not annotated is nothing
+    assert dataset.labels(0).tolist() == [[1, 255]]
+    assert dataset.labels(1).tolist() == [[2, 1, 1], [255, 255, 1]] and dataset.labels(1).dtype == np.uint8
+    dataset.check()
+
+
+def test_ade20ks_list_is_its_first_150_lines_and_short_names_that_two_entries_share_stay_long(full):
+    lines = ["bag\t3", "bag, handbag\t2", *(f"thing {number}, object\t1" for number in range(200))]
+    (full / "ADE20K_2021_17_01/objects.txt").write_text("\n".join(lines))
+    known = open_dataset("ade20k_full", full).vocabulary
+    assert len(known) == 151 and known.names[1:4] == ("bag", "bag, handbag", "thing 0")
+    assert known.names[-1] == "thing 147" and known.synonyms[2] == ("bag, handbag", "bag", "handbag")
+
+
+def test_another_list_of_ade20k_is_another_dataset(full):
+    before = open_dataset("ade20k_full", full).fingerprint
+    (full / "ADE20K_2021_17_01/objects.txt").write_text("sky\t5\ncar, auto, automobile\t9\n")
+    assert open_dataset("ade20k_full", full).fingerprint != before
+
+
+def test_a_number_that_the_json_has_no_object_for_is_damage(full):
+    folder = ade20k_full(full, [[401, 777]], [(*CAR, 0)], "home/garage", "ADE_val_00000002")
+    dataset = open_dataset("ade20k_full", full)
+    with pytest.raises(ValueError, match=r"ADE_val_00000002_seg.png cannot be read \(numbers \[777\] are no objects"):
+        dataset.labels(1)
+    (folder / "ADE_val_00000002.json").unlink()
+    with pytest.raises(IncompleteDataset, match="missing masks: 1 "):
+        dataset.check()
+
+
+def test_ade20k_without_its_list_or_pictures_says_where_to_ask(full, tmp_path):
+    (full / "ADE20K_2021_17_01/objects.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks .*objects.txt.*request_data"):
+        open_dataset("ade20k_full", full)
+
+
+# -- centre crops
+
+
+@pytest.mark.parametrize(
+    "shape, rows, columns",
+    [
+        ((4, 7), (0, 3), (2, 5)),  # (7 - 3) / 2 = 2; (4 - 3) / 2 = 0.5 is rounded to the even 0
+        ((8, 5), (2, 6), (0, 4)),
+        ((6, 9), (0, 5), (2, 7)),
+        ((375, 500), (0, 374), (63, 437)),
+    ],
+)
+def test_a_centre_square_is_one_pixel_shorter_than_the_shorter_side(shape, rows, columns):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    assert np.array_equal(centre_square(places), places[slice(*rows), slice(*columns)])
+
+
+@pytest.mark.parametrize("shape", [(375, 500), (334, 500), (500, 333), (480, 640), (8, 5), (7, 7)])
+def test_a_centre_square_lies_where_torchvision_cuts_it(shape):
+    places = np.arange(np.prod(shape)).reshape(shape)
+    peer = center_crop(torch.from_numpy(places)[None], [min(shape) - 1] * 2)[0].numpy()
+    assert np.array_equal(centre_square(places), peer)
+
+
+def test_centre_crops_cut_pictures_and_labels_alike_and_are_checked_as_stored(small, own):
+    for name, root in (("voc12", small), ("folder", own)):
+        side = Image.open(open_dataset(name, root).picture(0)).width  # 3 and 4, the pictures 4 pixels high
+        random = np.random.default_rng(0).integers(0, 3, (4, side)).astype(np.uint8)
+        save_mask(open_dataset(name, root).masks[0], random)
+        Image.fromarray(np.stack([100 * random] * 3, -1)).save(open_dataset(name, root).picture(0), "PNG")
+        dataset = open_dataset(name, root, centre_crops=True)
+        dataset.check()
+        assert dataset.image(0).shape == (min(4, side) - 1,) * 2 + (3,)
+        assert np.array_equal(dataset.image(0)[..., 0], 100 * dataset.labels(0))
+        assert np.array_equal(dataset.labels(0), centre_square(random))
 
 
 # -- what lacks

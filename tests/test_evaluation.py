@@ -69,6 +69,25 @@ def test_the_dataset_protocol_is_what_torchmetrics_makes_of_the_stored_label_map
     assert run.summary["miou"]["dataset"] == pytest.approx(peer.compute().item(), abs=1e-6)
 
 
+def test_the_per_image_union_protocol_is_what_torchmetrics_makes_of_each_stored_label_map(run, dataset):
+    peer = JaccardIndex(task="multiclass", num_classes=len(dataset.vocabulary))
+    of_images = []
+    for number, image_id in enumerate(dataset.ids):
+        truth = dataset.labels(number).astype(int)
+        arguments = run.prediction(image_id).astype(int), np.where(truth == VOID, 0, truth)
+        of_images.append(peer(*(torch.from_numpy(labels) for labels in arguments)).item())
+    assert run.summary["miou"]["per_image_union"] == pytest.approx(np.mean(of_images), abs=1e-6)
+
+
+def test_on_centre_crops_the_method_sees_and_is_scored_on_squares_and_the_run_is_another(run, dataset, paper, tmp_path):
+    squares = replace(dataset, centre_crops=True)
+    found = evaluate(squares, paper, tmp_path, limit=1)
+    assert found.prediction(dataset.ids[0]).shape == squares.image(0).shape[:2] == (95, 95)
+    assert found.confusion.sum() == 95 * 95 and found.summary["centre_crops"] and not run.summary["centre_crops"]
+    with pytest.raises(ValueError, match="results of another configuration"):
+        evaluate(dataset, paper, tmp_path, limit=1)
+
+
 def test_the_tables_have_a_row_an_image_and_a_row_an_object(run, dataset):
     assert list(run.table.id) == list(dataset.ids)
     assert run.table.miou.mean() == pytest.approx(run.summary["miou"]["per_image"])
@@ -379,3 +398,40 @@ def test_another_method_is_measured_by_the_same_run(dataset, tmp_path):
         run.summary["miou"]
     )  # every summary says what finding nothing would score
     assert run.summary["without_background"]["miou"] == 0
+
+
+# What stands in the masks' files, one row of four pixels; what is said; then `per_image` and `dataset` by hand, the
+# latter with void out everywhere. On VOC void is background: 2 of 3 pixels and 1 of 2. Of COCO's fine classes void is
+# left out: 1 of 2 and 1 of 1. With groups (10 person, 9 outdoor) void is label 0, a class there: 1 of 2, beside 1 of 2
+# and 1 of 1.
+VOIDS = {
+    "voc12": ([1, 1, 0, 255], [1, 0, 0, 0], (2 / 3 + 1 / 2) / 2, (1 / 2 + 1 / 2) / 2),
+    "coco_stuff": ([0, 0, 10, 255], [1, 0, 11, 0], (1 / 2 + 1) / 2, (1 / 2 + 1) / 2),
+    "coco_stuff27": ([0, 0, 10, 255], [10, 0, 9, 0], (1 / 2 + 1 / 2 + 1) / 3, (1 / 2 + 1) / 2),
+}
+
+
+@pytest.mark.parametrize("name", VOIDS)
+def test_what_void_is_in_the_per_image_protocol_is_a_fact_of_the_benchmark(name, tmp_path):
+    raw, said, by_hand, dataset = VOIDS[name]
+    pictures, masks = ("JPEGImages", "SegmentationClass") if name == "voc12" else ("val2017", "stuffthingmaps/val2017")
+    for folder in (pictures, masks, "ImageSets/Segmentation"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    Image.new("RGB", (4, 1)).save(tmp_path / "data" / pictures / "one.jpg")
+    Image.fromarray(np.uint8([raw])).save(tmp_path / "data" / masks / "one.png")
+    (tmp_path / "data/ImageSets/Segmentation/val.txt").write_text("one\n")
+
+    class Said:
+        def configuration(self):
+            return dict(method="said")
+
+        def segment(self, images, vocabulary, present, seed):
+            return [Prediction(np.uint8([said]), np.uint8([[0, 1]])) for _ in images]
+
+        def name_masks(self, image, masks, vocabulary):
+            return [1] * len(masks)
+
+    summary = evaluate(open_dataset(name, tmp_path / "data"), Said(), tmp_path / "run").summary
+    assert summary["miou"]["per_image"] == pytest.approx(by_hand)
+    assert summary["intervals"]["per_image"] == pytest.approx((by_hand, by_hand))
+    assert summary["miou"]["dataset"] == pytest.approx(dataset)

@@ -10,6 +10,7 @@ import pytest
 from nbclient.exceptions import CellTimeoutError
 from PIL import Image
 
+from fsdlib.measure.scores import PROTOCOLS
 from fsdlib.project import NOTEBOOKS
 from fsdlib.world.scenes import scene_of_split
 
@@ -142,7 +143,7 @@ def test_papermill_walks_with_other_parameters(name, tmp_path):
     execute(name, tmp_path, **OTHERWISE[name])
 
 
-def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
+def test_papermill_evaluates_and_leaves_a_summary_with_all_protocols(tmp_path):
     first = execute(
         "20_evaluate", tmp_path, recipe="best", vocabulary="open", limit=3, batch_size=2, output=str(tmp_path / "run")
     )
@@ -150,9 +151,7 @@ def test_papermill_evaluates_and_leaves_a_summary_with_both_protocols(tmp_path):
     assert (
         summary["images"] == 3 and summary["recipe"]["name"].startswith("best") and summary["vocabulary_mode"] == "open"
     )
-    assert set(summary["miou"]) == {"dataset", "per_image"} and all(
-        0 <= value <= 1 for value in summary["miou"].values()
-    )
+    assert set(summary["miou"]) == set(PROTOCOLS) and all(0 <= value <= 1 for value in summary["miou"].values())
     assert len(list((tmp_path / "run" / "labels").glob("*.png"))) == 3
     outputs = [output for cell in first.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("mIoU, dataset" in output.get("text", "") for output in outputs)
@@ -189,6 +188,7 @@ def test_papermill_reports_on_runs_that_it_is_shown(tmp_path):
         "scores.tex",
         "published_dataset.csv",
         "published_per_image.tex",
+        "published_per_image_union.tex",
         "classes.pdf",
         "gallery.png",
         "stages.pdf",

@@ -64,6 +64,7 @@ def test_finished_runs_are_found_in_one_order(runs):
 
 def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
     run = as_dataset(runs[0], "voc12", tmp_path, expected=1449, complete=False)
+    seen = {}
     for protocol in report.PROTOCOLS:
         table = report.beside_published([run, *runs], protocol)
         theirs = pd.read_csv(report.DATA / "published.csv").query("protocol == @protocol")
@@ -74,7 +75,27 @@ def test_a_table_beside_the_published_has_one_protocol(runs, tmp_path):
         assert set(table.vocabulary[:-1]) <= {"closed", "given"} and ours.vocabulary == "closed"
         assert ours.told == "class list" and ours["presence from"] == "caption"
         assert "never seen a photograph" in ours.note and "3 of 1449 images" in ours.note
-    assert "FreeSeg-Diff" in set(table.system) and table.query("system == 'FreeSeg-Diff'").voc21.item() == 53.3
+        assert ("whole pictures" in ours.note) == (protocol == "per_image_union")
+        seen |= {row.system: (protocol, row.voc21) for row in table[:-2].itertuples()}
+    assert seen["FreeSeg-Diff"] == ("per_image", 53.3) and seen["DiffCut+CLIP"] == ("per_image_union", 63.0)
+    assert seen["SCLIP"] == ("dataset", 59.6) and len(seen) == len(report.published())
+
+
+def test_published_rows_say_their_word_list_and_what_is_odd_about_them(runs):
+    table = report.beside_published([], "dataset").set_index("system")
+    assert "26 nouns for background" in table.loc["SCLIP", "word list"] and table.loc["ComCD", "word list"] == ""
+    assert table.loc["ComCD"].note.startswith("full text; as published, but an outlier")
+
+
+def test_a_run_on_centre_crops_has_a_row_of_its_own_that_says_so(runs, tmp_path):
+    whole = as_dataset(runs[0], "voc12", tmp_path)
+    squares = report.Run(whole.folder, whole.summary | dict(centre_crops=True))
+    assert squares.whole == f"{whole.whole}, centre crops"
+    table = report.beside_published([whole, squares], "per_image_union")
+    assert [("whole pictures" in note, "centre crops" in note) for note in table.note[-3:-1]] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_coco_objects_drawn_from_instances_are_told_from_the_maps_of_the_literature(runs, tmp_path):

@@ -8,6 +8,7 @@ from torchmetrics import ConfusionMatrix, JaccardIndex
 
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.scores import (
+    PROTOCOLS,
     VOID,
     areas,
     bootstrap,
@@ -15,7 +16,10 @@ from fsdlib.measure.scores import (
     confusion,
     dataset_iou,
     hungarian_labels,
+    image_iou,
     image_miou,
+    image_union_iou,
+    image_union_miou,
     iou_of_classes,
     majority_labels,
     matched_miou,
@@ -49,7 +53,22 @@ def test_the_dataset_protocol_is_torchmetrics_jaccard_index(seed):
     assert np.isnan(ours[7]) and np.allclose(np.nan_to_num(ours), peer_by_class.compute().numpy(), atol=1e-6)
 
 
-# One picture of 2 x 3 pixels, worked by hand under both protocols.
+@pytest.mark.parametrize("seed", range(5))
+def test_the_per_image_union_protocol_is_torchmetrics_jaccard_index_of_each_picture(seed):
+    """As DiffCut's evaluation takes it: one number a picture, void turned into background beforehand."""
+    random = np.random.default_rng(seed)
+    truths = [random.choice([0, 1, 2, 4, 255], (6, 5)) for _ in range(4)]
+    predictions = [np.where(random.random((6, 5)) < 0.5, truth, random.integers(0, 6, (6, 5))) for truth in truths]
+    predictions = [np.where(prediction == 255, 5, prediction) for prediction in predictions]
+    peer = JaccardIndex(task="multiclass", num_classes=8)
+    of_pictures = [
+        peer(torch.from_numpy(prediction), torch.from_numpy(np.where(truth == 255, 0, truth))).item()
+        for prediction, truth in zip(predictions, truths)
+    ]
+    assert miou(counts_of(predictions, truths, 8))["per_image_union"] == pytest.approx(np.mean(of_pictures), abs=1e-6)
+
+
+# One picture of 2 x 3 pixels, worked by hand under all protocols.
 TRUTH = [[0, 1, 255], [0, 1, 2]]
 PREDICTION = [[0, 1, 1], [1, 1, 0]]
 
@@ -72,26 +91,69 @@ def test_per_image_worked_by_hand():
 
 def test_dataset_worked_by_hand_differs():
     # void is out: background 1 / (2 + 2 - 1) = 1/3, class 1 2 / (2 + 3 - 2) = 2/3, class 2 0: mean 1/3
-    assert miou(counts_of([PREDICTION], [TRUTH], 3)) == pytest.approx(dict(dataset=1 / 3, per_image=1 / 4))
+    # no class is in the prediction alone, so that the two means over images agree
+    assert miou(counts_of([PREDICTION], [TRUTH], 3)) == pytest.approx(
+        dict(dataset=1 / 3, per_image=1 / 4, per_image_union=1 / 4)
+    )
+
+
+# Truth and prediction of notebook 07: a void pixel called 2, and a class 3 that the truth lacks.
+SIXTEEN = [[1, 1, 0, 0], [1, 1, 0, 255], [0, 0, 2, 2], [0, 0, 2, 2]]
+FOUND = [[1, 1, 1, 0], [1, 0, 0, 2], [0, 0, 2, 2], [0, 3, 2, 2]]
+
+
+def test_three_protocols_give_sixteen_pixels_three_scores():
+    # void out: 5/8, 3/5, 4/4 and 0/1; void as background: 5/9, 3/5, 4/5, and 0/1 where the union of classes counts
+    assert miou(counts_of([FOUND], [SIXTEEN], 4)) == pytest.approx(
+        dict(
+            dataset=(5 / 8 + 3 / 5 + 1 + 0) / 4,
+            per_image=(5 / 9 + 3 / 5 + 4 / 5) / 3,
+            per_image_union=(5 / 9 + 3 / 5 + 4 / 5 + 0) / 4,
+        )
+    )
+
+
+def test_a_class_in_the_prediction_alone_is_one_in_the_union():
+    (counts,) = counts_of([[[0, 3]]], [[[0, 0]]], 5)
+    ours = image_union_iou(counts)
+    assert ours[[0, 3]].tolist() == [1 / 2, 0] and np.isnan(ours[[1, 2, 4]]).all()
+    assert image_union_miou(counts) == 1 / 4 and image_miou(counts) == 1 / 2
+
+
+def test_void_left_out_of_the_per_image_protocol_worked_by_hand():
+    # background 1 / (2 + 2 - 1), class 1 2 / (2 + 3 - 2), class 2 0: the void pixel called 1 counts nowhere
+    (counts,) = counts_of([PREDICTION], [TRUTH], 3)
+    assert image_iou(counts, void_is_background=False).tolist() == pytest.approx([1 / 3, 2 / 3, 0])
+
+
+def test_void_as_background_makes_label_0_a_class_of_a_list_without_one():
+    # three pixels of class 1, one of 2, two void; 0 is said of one void pixel and of one of class 1
+    truth, prediction = np.array([[1, 1, 1, 2, 255, 255]]), np.array([[1, 1, 0, 2, 0, 2]])
+    counts = confusion(prediction, truth, 4)
+    # label 0: 1 of 3, class 1: 2 of 3, class 2: 1 of 2
+    assert image_iou(counts, void_is_background=True)[:3].tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 2])
+    assert miou([counts], background=False, void_is_background=True) == pytest.approx(
+        dict(dataset=(2 / 3 + 1) / 2, per_image=(1 / 3 + 2 / 3 + 1 / 2) / 3, per_image_union=(2 / 3 + 1) / 2)
+    )
 
 
 def test_false_positives_of_an_absent_class_count_in_the_dataset_alone():
     # background 3/4 in both; class 1 is in no truth: 0 in the dataset's mean, no part of the picture's
     assert miou(counts_of([[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]], 3)) == pytest.approx(
-        dict(dataset=(3 / 4 + 0) / 2, per_image=3 / 4)
+        dict(dataset=(3 / 4 + 0) / 2, per_image=3 / 4, per_image_union=(3 / 4 + 0) / 2)
     )
 
 
 def test_a_small_picture_weighs_as_much_as_a_large_one_per_image_alone():
     right, wrong = np.zeros((10, 10), int), np.ones((1, 1), int)
-    # background 100 / 101 and class 1 0 / 1 in the dataset; pictures 1 and 0
+    # background 100 / 101 and class 1 0 / 1 in the dataset; pictures 1 and 0, whatever classes of theirs are counted
     counts = counts_of([right, wrong], [right, 0 * wrong], 2)
-    assert miou(counts) == pytest.approx(dict(dataset=(100 / 101 + 0) / 2, per_image=1 / 2))
+    assert miou(counts) == pytest.approx(dict(dataset=(100 / 101 + 0) / 2, per_image=1 / 2, per_image_union=1 / 2))
 
 
-def test_a_perfect_prediction_scores_one_under_both():
+def test_a_perfect_prediction_scores_one_under_all():
     truth = np.array([[0, 1, 2], [2, 1, 0]])
-    assert miou(counts_of([truth], [truth], 5)) == dict(dataset=1.0, per_image=1.0)
+    assert miou(counts_of([truth], [truth], 5)) == dict.fromkeys(PROTOCOLS, 1.0)
 
 
 def test_a_class_that_occurs_nowhere_has_no_iou():
@@ -203,14 +265,18 @@ def test_metrics_without_background_worked_by_hand():
     )
 
 
-def test_where_there_is_no_background_label_0_is_no_class_and_void_is_out_of_both_protocols():
+def test_where_there_is_no_background_label_0_is_no_class_and_void_is_out_of_all_protocols():
     truth, prediction = np.array([[1, 1, 2, 255]]), np.array([[1, 0, 2, 2]])
     assert miou([confusion(prediction, truth, 3)], background=False) == pytest.approx(
-        dict(dataset=(1 / 2 + 1) / 2, per_image=(1 / 2 + 1) / 2)
+        dict.fromkeys(PROTOCOLS, (1 / 2 + 1) / 2)
     )
     # as a class, background would be wrong once in the dataset's mean, and the void would count in the picture's
     assert miou([confusion(prediction, truth, 3)]) == pytest.approx(
-        dict(dataset=(0 + 1 / 2 + 1) / 3, per_image=(0 + 1 / 2 + 1 / 2) / 3)
+        dict(
+            dataset=(0 + 1 / 2 + 1) / 3,
+            per_image=(0 + 1 / 2 + 1 / 2) / 3,
+            per_image_union=(0 + 1 / 2 + 1 / 2) / 3,
+        )
     )
 
 
@@ -223,7 +289,14 @@ def of_images(count, seed=0, classes=4):
     for _ in range(count):
         truth = random.integers(0, classes, (6, 6))
         counts.append(confusion(np.where(random.random((6, 6)) < 0.6, truth, 0), truth, classes))
-    return np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]), counts
+    return np.stack([areas(one) for one in counts]), mious_of(counts), counts
+
+
+def mious_of(counts):
+    return dict(
+        per_image=np.array([image_miou(one) for one in counts]),
+        per_image_union=np.array([image_union_miou(one) for one in counts]),
+    )
 
 
 def test_an_interval_is_the_quantiles_of_what_resampled_images_score():
@@ -239,28 +312,28 @@ def test_an_interval_is_the_quantiles_of_what_resampled_images_score():
 def test_rare_classes_that_no_draw_holds_do_not_lift_the_interval():
     # each image has a class of its own, all wrong but the common one: without them the mean would be higher in every draw
     counts = [confusion(np.array([[0, 0]]), np.array([[0, label]]), 11) for label in range(1, 11)]
-    low, high = bootstrap(np.stack([areas(one) for one in counts]), np.array([image_miou(one) for one in counts]))[
-        "dataset"
-    ]
+    low, high = bootstrap(np.stack([areas(one) for one in counts]), mious_of(counts))["dataset"]
     assert low == pytest.approx(high) == pytest.approx(miou(counts)["dataset"])
 
 
 def test_an_interval_of_a_mean_is_as_wide_as_statistics_say():
     found, mious, _ = of_images(200)
     low, high = bootstrap(found, mious, resamples=2000)["per_image"]
-    expected = 2 * 1.96 * mious.std() / np.sqrt(len(mious))
-    assert high - low == pytest.approx(expected, rel=0.1) and low < mious.mean() < high
+    values = mious["per_image"]
+    expected = 2 * 1.96 * values.std() / np.sqrt(len(values))
+    assert high - low == pytest.approx(expected, rel=0.1) and low < values.mean() < high
 
 
 def test_images_without_a_score_have_no_part_in_the_interval():
     found, _mious, _ = of_images(30)
-    alone = bootstrap(np.repeat(found[:1], 30, axis=0), np.where(np.arange(30) < 15, 0.25, np.nan))
+    alone = bootstrap(np.repeat(found[:1], 30, axis=0), dict(per_image=np.where(np.arange(30) < 15, 0.25, np.nan)))
     assert alone["per_image"] == pytest.approx((0.25, 0.25))
 
 
 def test_equal_images_have_an_interval_of_one_point_and_one_seed_gives_one_interval():
     found, mious, counts = of_images(1)
-    low, high = bootstrap(np.repeat(found, 20, axis=0), np.repeat(mious, 20))["dataset"]
+    repeated = {protocol: np.repeat(values, 20) for protocol, values in mious.items()}
+    low, high = bootstrap(np.repeat(found, 20, axis=0), repeated)["dataset"]
     assert low == pytest.approx(high) == pytest.approx(miou(counts)["dataset"])
     many = of_images(20)[:2]
     assert bootstrap(*many, seed=3) == bootstrap(*many, seed=3) != bootstrap(*many, seed=4)

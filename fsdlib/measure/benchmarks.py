@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from fsdlib.measure import archives
 from fsdlib.measure.archives import Archive, commands
-from fsdlib.measure.datasets import CocoObjects, ContextMatrices, Dataset, Folder
+from fsdlib.measure.datasets import Ade20kFull, CocoObjects, ContextMatrices, Dataset, Folder
 from fsdlib.project import CLASSES, SCENES
 from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 
@@ -24,12 +24,17 @@ from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 class Benchmark:
     """What is known of a dataset before it is opened.
 
-    classes: its class list in data/classes, empty where they are given with the pictures.
+    classes: its class list in data/classes, empty where it comes with the pictures.
     splits: how many images each official split has.
     inside: where its archives put it, below the folder they are unpacked in.
     values, rest: values below `values` that no class has stand for the label `rest`; all others are errors.
     shift: what is added to the class list's official values to get those in the files. void: the label that 255 stands
     for.
+    void_is_background: whether void counts as label 0 in the `per_image` protocol, as FreeSeg-Diff's release counts it on
+    Pascal VOC, on COCO's groups and on ADE20K, where label 0 then is a class too, but not on COCO's fine classes. None: where the
+    class list has a background.
+    finer: the list of the classes, where `classes` are groups of them by their official values. FreeSeg-Diff's release
+    names masks with the classes and turns those into groups.
     """
 
     classes: str
@@ -43,11 +48,18 @@ class Benchmark:
     rest: int = VOID
     shift: int = 0
     void: int = VOID
+    void_is_background: bool | None = None
+    finer: str = ""
     source: str = ""  # in words, where there is no archive
     root: Path | None = None  # where it is by default
 
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary.read(CLASSES / self.classes, self.background)
+        known = Vocabulary.read(CLASSES / self.classes, self.background)
+        if not self.finer:
+            return known
+        lookup = self.lookup()
+        groups = tuple(int(lookup[int(row["official"])]) for row in class_rows(CLASSES / self.finer)[1:])
+        return replace(known, finer=Vocabulary.read(CLASSES / self.finer, self.background), groups=(0, *groups))
 
     def lookup(self, official: bool = True) -> np.ndarray:
         """int16: the label of each value in the files, -1 for errors.
@@ -67,13 +79,18 @@ class Benchmark:
 
 
 def open_dataset(
-    name: str, root: Path | str | None = None, split: str = "val", classes: Path | str | Sequence[str] | None = None
+    name: str,
+    root: Path | str | None = None,
+    split: str = "val",
+    classes: Path | str | Sequence[str] | None = None,
+    centre_crops: bool = False,
 ) -> Dataset:
     """Open a dataset by name; `python -m fsdlib.measure.benchmarks` lists the names.
 
     root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
     classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a
     .txt (a name a line); without it root/classes.csv or root/classes.txt.
+    centre_crops: pictures and labels cut to `fsdlib.measure.datasets.centre_square`, as DiffCut's figures are over.
     Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the
     annotations or a whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
     """
@@ -88,7 +105,9 @@ def open_dataset(
     root = Path(root)
     if (root / benchmark.inside).is_dir():
         root = root / benchmark.inside
-    return benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
+    dataset = benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
+    folds = benchmark.background if benchmark.void_is_background is None else benchmark.void_is_background
+    return replace(dataset, void_is_background=folds, centre_crops=centre_crops)
 
 
 def instructions(name: str) -> str:
@@ -207,7 +226,7 @@ def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Da
         (path,) * len(ids),
         benchmark.lookup(),
         benchmark.splits.get(split),
-        annotations,
+        annotations=annotations,
     )
 
 
@@ -218,6 +237,49 @@ def _coco_stuff(benchmark: Benchmark, name: str, root: Path, split: str) -> Data
 def _ade20k(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
     folder = {"train": "training", "val": "validation"}.get(split, split)
     return _paired(benchmark, name, root, split, root / "images" / folder, root / "annotations" / folder)
+
+
+def _ade20k_full(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    """The release of 2021 with the classes that FreeSeg-Diff's release evaluates: the first 150 objects.
+
+    That is, as the release reads it, the first column of the first 150 lines of objects.txt at the dataset's root, with
+    no line left out as a heading. Whether the file has one cannot be told from what is public: a heading would be a class
+    that never occurs. An object is known by its whole entry ("car, auto, automobile"), whose parts are our synonyms.
+    """
+    pictures, listing = (
+        root / "images" / "ADE" / {"train": "training", "val": "validation"}.get(split, split),
+        root / "objects.txt",
+    )
+    _require(name, listing, pictures)
+    found = sorted(
+        (path for path in pictures.rglob("*.jpg") if not path.name.startswith(".")), key=lambda path: path.stem
+    )
+    if not found:
+        raise FileNotFoundError(f"dataset {name!r} has no files *.jpg under {pictures}. {instructions(name)}")
+    lines = listing.read_text(encoding="latin-1").splitlines()[:ADE20K_OBJECTS]
+    entries = list(dict.fromkeys(line.split("\t")[0] for line in lines))
+    said = [tuple(part.strip() for part in entry.split(",")) for entry in entries]
+    shorts = [words[0] for words in said]
+    names = tuple(
+        short if shorts.count(short) == 1 and short != "background" else entry for short, entry in zip(shorts, entries)
+    )
+    vocabulary = Vocabulary(
+        ("background", *names),
+        (("background",), *(tuple(dict.fromkeys((one, *words))) for one, words in zip(names, said))),
+        benchmark.background,
+    )
+    return Ade20kFull(
+        name,
+        root,
+        split,
+        vocabulary,
+        tuple(path.stem for path in found),
+        tuple(found),
+        tuple(path.with_name(f"{path.stem}_seg.png") for path in found),
+        _own_labels(len(vocabulary)),
+        benchmark.splits.get(split),
+        numbers={entry: label for label, entry in enumerate(entries, 1)},
+    )
 
 
 def _cityscapes(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
@@ -278,10 +340,16 @@ def _folder(root: Path, classes: Path | str | Sequence[str] | None) -> Dataset:
     if not pictures:
         raise FileNotFoundError(f"there are no pictures in {root}. {instructions('folder')}")
     masks = tuple(root / "masks" / f"{i}.png" for i in pictures) if (root / "masks").is_dir() else ()
-    lookup = np.full(256, -1, np.int16)
-    lookup[: len(vocabulary)] = range(len(vocabulary))
-    lookup[VOID] = VOID
+    lookup = _own_labels(len(vocabulary))
     return Folder("folder", root, "all", vocabulary, tuple(pictures), tuple(pictures.values()), masks, lookup)
+
+
+def _own_labels(count: int) -> np.ndarray:
+    """int16: the lookup of files that hold labels already, below `count` or void."""
+    lookup = np.full(256, -1, np.int16)
+    lookup[:count] = range(count)
+    lookup[VOID] = VOID
+    return lookup
 
 
 def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Vocabulary:
@@ -302,6 +370,7 @@ def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Voca
     return Vocabulary.of(classes)
 
 
+ADE20K_OBJECTS = 150  # how many of its full release's objects count
 _VOC_TERMS = "research; the photographs under Flickr's terms of use"
 _COCO_TERMS = "annotations CC BY 4.0; the photographs under Flickr's terms of use"
 _VOC2012 = Archive(
@@ -377,7 +446,12 @@ DATASETS = {
     "voc12": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012"),
     "voc20": Benchmark("voc12.csv", _voc, _VOC_SPLITS, _VOC_TERMS, (_VOC2012,), "VOCdevkit/VOC2012", background=False),
     "coco_object": Benchmark(
-        "coco_object.csv", _coco_objects, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_OBJECTS)
+        "coco_object.csv",
+        _coco_objects,
+        _COCO_SPLITS,
+        _COCO_TERMS,
+        (_COCO_IMAGES, _COCO_OBJECTS),
+        void_is_background=False,
     ),
     # what the literature calls COCO-Object: the objects in COCO-Stuff's maps, whose crowds and unlabelled pixels are
     # background
@@ -391,12 +465,20 @@ DATASETS = {
         rest=0,
         shift=-1,
         void=0,
+        void_is_background=False,
     ),
     "coco_stuff": Benchmark(
         "coco_stuff.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
     ),
     "coco_stuff27": Benchmark(
-        "coco_stuff27.csv", _coco_stuff, _COCO_SPLITS, _COCO_TERMS, (_COCO_IMAGES, _COCO_STUFF), background=False
+        "coco_stuff27.csv",
+        _coco_stuff,
+        _COCO_SPLITS,
+        _COCO_TERMS,
+        (_COCO_IMAGES, _COCO_STUFF),
+        background=False,
+        void_is_background=True,
+        finer="coco_stuff.csv",
     ),
     "context59": Benchmark(
         "context.csv",
@@ -427,6 +509,18 @@ DATASETS = {
         "ADEChallengeData2016",
         background=False,
     ),
+    # the whole of ADE20K as published in 2021, with other classes: a figure over it is none over `ade20k`
+    "ade20k_full": Benchmark(
+        "",
+        _ade20k_full,
+        {"train": 25574, "val": 2000},
+        "its own terms, for non-commercial research and education; an account is needed",
+        inside="ADE20K_2021_17_01",
+        background=False,
+        void_is_background=True,
+        source="ask for it at https://ade20k.csail.mit.edu/request_data/ and unpack ADE20K_2021_17_01.zip; then "
+        "open_dataset('ade20k_full', root='ROOT') finds it",
+    ),
     "cityscapes": Benchmark(
         "cityscapes.csv",
         _cityscapes,
@@ -451,7 +545,7 @@ def _overview() -> str:
     lines = [f"{'name':<17} {'classes':<17} {'val':>5}  {'to fetch':<15} terms"]
     for name, benchmark in DATASETS.items():
         classes = (
-            "your own"
+            ("150 of its list" if benchmark.layout else "your own")
             if not benchmark.classes
             else f"{len(benchmark.vocabulary()) - 1}{' + background' if benchmark.background else ''}"
         )

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 
 BLUE, YELLOW, GREY, PALE = "#1b6ca8", "#e0a03a", "#8a8a8a", "0.7"
-PROTOCOL_COLOURS = dict(dataset=BLUE, per_image=YELLOW)
+PROTOCOL_COLOURS = dict(dataset=BLUE, per_image=YELLOW, per_image_union=GREY)
 
 
 def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
@@ -80,15 +80,17 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
 
 
 def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "mIoU (%)"):
-    """Bars of both protocols side by side, one pair a row.
+    """Bars of the protocols side by side, one a protocol in each row.
 
-    table: columns `dataset` and `per_image`, 0 to 1, the index names the rows.
+    table: a column a protocol, 0 to 1, the index names the rows.
     """
-    ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(table) + 1))[1]
-    percent = 100 * table[["dataset", "per_image"]]
+    ax = ax or plt.subplots(figsize=(6.5, 0.6 * len(table) + 1))[1]
+    percent, height = 100 * table, 0.76 / len(table.columns)
     places = np.arange(len(table))
-    for offset, (protocol, colour) in zip((-0.2, 0.2), PROTOCOL_COLOURS.items()):
-        bars = ax.barh(places + offset, percent[protocol], height=0.38, color=colour, label=protocol)
+    for number, protocol in enumerate(table.columns):
+        offset = (number - (len(table.columns) - 1) / 2) * (height + 0.02)
+        colour = PROTOCOL_COLOURS[protocol]
+        bars = ax.barh(places + offset, percent[protocol], height=height, color=colour, label=protocol)
         ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     ax.set_yticks(places, table.index)
     ax.invert_yaxis()

@@ -13,11 +13,23 @@ import scipy.io
 from PIL import ExifTags, Image, ImageOps
 from pycocotools.coco import COCO
 
-from fsdlib.vocabulary import Vocabulary
+from fsdlib.vocabulary import VOID, Vocabulary
 
 
 class IncompleteDataset(ValueError):
     """Files of a dataset are missing or damaged; the message lists all of them by kind."""
+
+
+def centre_square(array: np.ndarray) -> np.ndarray:
+    """The square in the middle of (H, W, ...), a view, one pixel shorter than the shorter side.
+
+    What DiffCut's evaluation shows its model and scores (github.com/PaulCouairon/DiffCut, dataloader/iterator.py, commit
+    aa16df4), with torchvision's rounding of the offset. There the squares are then enlarged to 1024 x 1024, labels by
+    nearest neighbour; here they keep their size, which changes IoU by what such enlarging repeats of edges alone.
+    """
+    side = min(array.shape[:2]) - 1
+    top, left = (round((length - side) / 2) for length in array.shape[:2])
+    return array[top : top + side, left : left + side]
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,8 @@ class Dataset:
     Pictures are read as they are stored: the official annotations count stored pixels, whatever EXIF says about turning
     them.
     expected: how many images the official split has, None where there is no such number.
+    void_is_background: whether void counts as label 0 in the `per_image` protocol (see `fsdlib.measure.scores`).
+    centre_crops: whether pictures and labels are cut to `centre_square`.
     """
 
     name: str
@@ -40,6 +54,8 @@ class Dataset:
         repr=False, compare=False
     )  # the label of each value in the files, -1 for values that must not be there
     expected: int | None = None
+    void_is_background: bool = True
+    centre_crops: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,10 +75,13 @@ class Dataset:
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, RGB."""
-        return np.asarray(Image.open(self.picture(index)).convert("RGB"))
+        return self._cut(np.asarray(Image.open(self.picture(index)).convert("RGB")))
+
+    def _cut(self, array: np.ndarray) -> np.ndarray:
+        return centre_square(array) if self.centre_crops else array
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width), from the file's header alone."""
+        """(height, width) of the whole picture, from the file's header alone."""
         with Image.open(self.picture(index)) as picture:
             return picture.height, picture.width
 
@@ -76,7 +95,7 @@ class Dataset:
             raise ValueError(
                 f"{self.root / self._truth(index)} holds values that are no labels of {self.name} ({strange[:5]}): is this {self.name}?"
             )
-        return self.lookup[raw].astype(np.uint8)
+        return self._cut(self.lookup[raw].astype(np.uint8))
 
     def check(self, indices: Iterable[int] | None = None) -> None:
         """Look at every file of these images (all by default): pictures' headers, masks in full.
@@ -219,11 +238,42 @@ class ContextMatrices(Dataset):
 
 
 @dataclass(frozen=True)
+class Ade20kFull(Dataset):
+    """ADE20K's full release (2021_17_01): each pixel's object as a number in the red and green of a picture's _seg.png.
+
+    What a number means stands in the JSON beside the picture (format: github.com/CSAILVision/ADE20K). `numbers`: the
+    labels of the objects that count, by their names there; all others, and what is not annotated, are void, which is
+    label 0 in FreeSeg-Diff's release. That draws the visible masks of single objects, parts as the object they are of: on
+    the three pictures which the dataset's repository shows, at least 99.93 % of the pixels are the same object.
+    """
+
+    numbers: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def _content(self) -> list:
+        described = [path.with_suffix(".json") for path in self.pictures]
+        lengths = [path.stat().st_size if path.exists() else 0 for path in described]
+        return [*super()._content(), lengths, self.numbers]  # the list is the copy's own
+
+    def _read(self, index: int) -> np.ndarray:
+        colours = np.asarray(Image.open(self.masks[index])).astype(np.int32)
+        values, places = np.unique(colours[..., 0] // 10 * 256 + colours[..., 1], return_inverse=True)
+        annotation = json.loads(self.picture(index).with_suffix(".json").read_text(encoding="latin-1"))["annotation"]
+        labels = {0: VOID} | {
+            int(one["name_ndx"]): self.numbers.get(one["name"], VOID)
+            for one in annotation["object"]
+            if int(one["parts"]["part_level"]) == 0
+        }
+        if unknown := [int(value) for value in values if value not in labels]:
+            raise ValueError(f"numbers {unknown[:5]} are no objects of its JSON")
+        return np.array([labels[value] for value in values], np.uint8)[places].reshape(colours.shape[:2])
+
+
+@dataclass(frozen=True)
 class Folder(Dataset):
     """Pictures of one's own, turned upright as EXIF says, which is how they were seen when their masks were drawn."""
 
     def image(self, index: int) -> np.ndarray:
-        return np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB"))
+        return self._cut(np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB")))
 
     def size(self, index: int) -> tuple[int, int]:
         with Image.open(self.picture(index)) as picture:

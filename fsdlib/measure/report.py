@@ -1,6 +1,6 @@
 """The report: tables and figures over all evaluation runs in a folder, ours beside the published.
 
-A table has one protocol; the other has a table of its own. Figures are as wide as a paper's columns.
+A table has one protocol; each of the others has a table of its own. Figures are as wide as a paper's columns.
 """
 
 import json
@@ -16,11 +16,11 @@ import seaborn as sns
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
-from fsdlib.measure.summary import PARTITIONS, stored_labels
+from fsdlib.measure.scores import PROTOCOLS
+from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, stored_labels
 from fsdlib.project import DATA, REPORTS, write_atomically
 
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
-PROTOCOLS = ("dataset", "per_image")
 BENCHMARKS = ("voc21", "context60", "coco_object")  # what published.csv has figures for
 # The datasets here that are those benchmarks. COCO's instances, drawn, are not quite the maps that published figures
 # are over.
@@ -33,6 +33,7 @@ MODES = {
 }  # vocabulary mode: what is told
 SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or more"}  # of an image's pixels
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
+ON_CENTRE_CROPS = ("per_image_union",)  # protocols whose published figures are over centre crops
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
 
 
@@ -56,10 +57,19 @@ class Run:
         return f"{self.recipe}, {self.mode}"
 
     @property
-    def whole(self) -> str:
+    def centre_crops(self) -> bool:
+        return self.summary.get("centre_crops", False)
+
+    @property
+    def counted(self) -> str:
         """How many images it is over, of how many."""
         images, expected = self.summary["images"], self.summary["expected"]
         return f"{images}" if self.summary["complete"] else f"{images} of {expected}" if expected else f"first {images}"
+
+    @property
+    def whole(self) -> str:
+        """As `counted`, and whether of each picture only the centre."""
+        return f"{self.counted}, centre crops" if self.centre_crops else self.counted
 
     @property
     def timing(self) -> dict | None:
@@ -109,8 +119,11 @@ def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
 
 
 def published() -> pd.DataFrame:
-    """data/published.csv: one row a published system, in percent, with its protocol and what it was given."""
-    return pd.read_csv(DATA / "published.csv")
+    """data/published.csv: one row a published system, in percent, with its protocol and what it was given.
+
+    word_list: which class names its public code gives to VOC's 20 classes and background, "" where we do not know it.
+    """
+    return pd.read_csv(DATA / "published.csv").fillna({"word_list": "", "note": "", "models": ""})
 
 
 # --------------------------------------------------------------------------------------------- tables
@@ -119,8 +132,8 @@ def published() -> pd.DataFrame:
 def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     """mIoU in percent under one protocol on the benchmarks with published figures: the published systems, then ours.
 
-    A run over a part of a split, or with models that know no photographs, says so in `note`. The last row is what an
-    empty label map, which names nothing, scores on the same images.
+    A run over a part of a split or of its pictures, or with models that know no photographs, says so in `note`. The
+    last row is what an empty label map, which names nothing, scores on the same images.
     """
     theirs = published().query("protocol == @protocol")
     rows = [
@@ -133,16 +146,17 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
             "training-free": row.training_free,
             "protocol": protocol,
             **{name: getattr(row, name) for name in BENCHMARKS},
-            "note": row.source,
+            "word list": row.word_list,
+            "note": "; ".join(filter(None, (row.source, row.note))),
         }
         for row in theirs.itertuples()
     ]
-    ours: dict[tuple[str, str, str] | str, dict] = {}  # by models, recipe and mode; an empty label map by "empty"
+    ours: dict[tuple | str, dict] = {}  # by models, recipe, mode and crops; an empty label map by "empty"
     empty: dict[str, float] = {}
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:
-            key = run.summary["models"], run.recipe, run.mode
+            key = run.summary["models"], run.recipe, run.mode, run.centre_crops
             known = NOTHING_KNOWN.get(run.summary["models"])
             row = ours.setdefault(
                 key,
@@ -155,14 +169,19 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
                     "training-free": "yes",
                     "protocol": protocol,
                     **dict.fromkeys(BENCHMARKS, np.nan),
-                    "note": [known] if known else [],
+                    "word list": "the project's own",
+                    "note": [
+                        *([known] if known else []),
+                        *(["centre crops"] if run.centre_crops else []),
+                        *(["whole pictures"] if protocol in ON_CENTRE_CROPS and not run.centre_crops else []),
+                    ],
                 },
             )
             row[column] = 100 * run.summary["miou"][protocol]
             if run.summary["dataset"] == "coco_object":
                 row["note"].append("coco_object drawn from instances")
             if not run.summary["complete"]:
-                row["note"].append(f"{column}: {run.whole} images")
+                row["note"].append(f"{column}: {run.counted} images")
             empty[column] = 100 * run.summary["empty"][protocol]
     if empty:
         ours["empty"] = {
@@ -193,7 +212,7 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
         main, without = s.get("with_background", s["without_background"]), s["without_background"]
         row |= {
             "mIoU dataset, no background": 100 * without["miou"],
-            "mIoU per_image, no background": 100 * without["per_image_miou"],
+            **{f"mIoU {p}, no background": 100 * without[f"{p}_miou"] for p in IMAGE_PROTOCOLS},
             "pixel accuracy": 100 * main["pixel_accuracy"],
             "mean accuracy": 100 * main["mean_accuracy"],
             "frequency-weighted IoU": 100 * main["frequency_weighted_iou"],

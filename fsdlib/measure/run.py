@@ -1,4 +1,4 @@
-"""A method on a dataset: every image's result written once and whole, then a summary of all scores in both protocols.
+"""A method on a dataset: every image's result written once and whole, then a summary of all scores in all protocols.
 
 A run that was stopped, killed even, goes on where it was and ends with the same bytes as one that never was. Its folder
 belongs to one configuration and refuses another. Work goes by batches of neighbouring images, always the same ones, so
@@ -38,10 +38,14 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
     # what rows are made by; a summary is made anew each time
     own = "".join(inspect.getsource(module) for module in (scores, worker)).encode()
     known = dataset.vocabulary
-    classes = json.dumps([known.names, known.synonyms, known.strings, known.background]).encode()
+    lists = [known, *filter(None, [known.finer])]
+    classes = json.dumps(
+        [known.groups, *([one.names, one.synonyms, one.strings, one.background] for one in lists)]
+    ).encode()
     content = dict(
         dataset=dataset.name,
         split=dataset.split,
+        centre_crops=dataset.centre_crops,
         files=dataset.fingerprint,
         class_list=hashlib.sha256(classes).hexdigest(),
         seed=seed,

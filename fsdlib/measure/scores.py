@@ -1,12 +1,21 @@
 """Scores: one confusion count an image, and from those every number the field reports.
 
+Three protocols, which differ by many points on one prediction:
+
 `dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or
-prediction: what the literature reports. `per_image`: IoU averaged over the classes present in an image's truth, then
-over images, void counted as background: what FreeSeg-Diff reports. The two differ by many points on one
-prediction.
+prediction: what the literature reports.
+`per_image`: IoU averaged over the classes present in an image's truth, then over images: what FreeSeg-Diff reports. What
+becomes of void there is a fact of the benchmark (`Benchmark.void_is_background`).
+`per_image_union`: IoU averaged over the classes that occur in an image's truth or prediction, then over images, void
+counted as background: what DiffCut reports for its open vocabulary. Its public evaluation
+(github.com/PaulCouairon/DiffCut, eval_diffcut_openvoc.py, commit aa16df4) calls torchmetrics' JaccardIndex anew for
+each image, whose macro average leaves out classes that neither map holds, sums those numbers and divides by the number
+of images; unlabelled and void pixels are label 0 there, a class. It does so on centre squares of the pictures, which
+the model sees alone: `open_dataset(..., centre_crops=True)`.
 
 Label 0 is the background. Where a class list has none (`background=False`) label 0 is a pixel without a name: it is no
-class in any mean, though a class's missed pixels still count against it, and void is out in both protocols.
+class in any mean, though a class's missed pixels still count against it, and void is out, but for the benchmarks whose
+`per_image` protocol says otherwise.
 """
 
 from collections.abc import Sequence
@@ -19,6 +28,7 @@ from skimage.segmentation import find_boundaries
 from fsdlib.clusters import enlarged
 
 VOID = 255
+PROTOCOLS = ("dataset", "per_image", "per_image_union")
 
 
 def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
@@ -39,7 +49,7 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, classes: int) -> np.nda
     return counts.reshape(classes + 1, classes)
 
 
-# --------------------------------------------------------------------------------------------- the two protocols
+# --------------------------------------------------------------------------------------------- the three protocols
 
 
 def iou_of_classes(counts: np.ndarray) -> np.ndarray:
@@ -71,22 +81,44 @@ def dataset_iou(counts: Sequence[np.ndarray], background: bool = True) -> np.nda
     return found
 
 
-def image_iou(counts: np.ndarray, background: bool = True) -> np.ndarray:
-    """One image's IoU of the classes present in its truth, void as background; nan for all others.
+def image_iou(counts: np.ndarray, void_is_background: bool = True) -> np.ndarray:
+    """One image's IoU of the classes present in its truth: (classes,) float64, nan for all others.
 
-    counts: from `confusion`.
+    counts: from `confusion`. void_is_background: whether void counts as label 0, which then is a class even where the
+    class list has no background; void is left out otherwise.
     """
-    folded = counts[:-1].copy()
-    if background:
-        folded[0] += counts[-1]
+    folded = _folded(counts, void_is_background)
     found = iou_of_classes(folded)
     found[folded.sum(axis=1) == 0] = np.nan
     return found
 
 
-def image_miou(counts: np.ndarray, background: bool = True) -> float:
+def image_miou(counts: np.ndarray, void_is_background: bool = True) -> float:
     """The mean of `image_iou`; nan for an image whose truth is void alone and has no class."""
-    return mean(image_iou(counts, background))
+    return mean(image_iou(counts, void_is_background))
+
+
+def image_union_iou(counts: np.ndarray, background: bool = True) -> np.ndarray:
+    """One image's IoU of the classes in its truth or prediction, void as background: (classes,) float64, nan for others.
+
+    counts: from `confusion`. Without a background, which no published figure of this protocol is over, void is out.
+    """
+    found = iou_of_classes(_folded(counts, background))
+    found[: 0 if background else 1] = np.nan
+    return found
+
+
+def image_union_miou(counts: np.ndarray, background: bool = True) -> float:
+    """The mean of `image_union_iou`; nan where no class occurs."""
+    return mean(image_union_iou(counts, background))
+
+
+def _folded(counts: np.ndarray, void_is_background: bool) -> np.ndarray:
+    """(classes, classes) counts, the void row added to the background's or left out."""
+    folded = counts[:-1].copy()
+    if void_is_background:
+        folded[0] += counts[-1]
+    return folded
 
 
 def mean(values: Sequence[float] | np.ndarray) -> float:
@@ -101,10 +133,18 @@ def rounded(value: float, digits: int = 6) -> float | None:
     return None if np.isnan(value) else round(float(value), digits)
 
 
-def miou(counts: Sequence[np.ndarray], background: bool = True) -> dict[str, float]:
-    """Both protocols over a split: {"dataset": ..., "per_image": ...}, 0 to 1."""
+def miou(
+    counts: Sequence[np.ndarray], background: bool = True, void_is_background: bool | None = None
+) -> dict[str, float]:
+    """All protocols over a split: {"dataset": ..., "per_image": ..., "per_image_union": ...}, 0 to 1.
+
+    void_is_background: in `per_image` (see `image_iou`); as `background` by default.
+    """
+    folds = background if void_is_background is None else void_is_background
     return dict(
-        dataset=mean(dataset_iou(counts, background)), per_image=mean([image_miou(one, background) for one in counts])
+        dataset=mean(dataset_iou(counts, background)),
+        per_image=mean([image_miou(one, folds) for one in counts]),
+        per_image_union=mean([image_union_miou(one, background) for one in counts]),
     )
 
 
@@ -131,30 +171,30 @@ def metrics(total: np.ndarray, background: bool = True) -> dict[str, float]:
 
 def bootstrap(
     of_images: np.ndarray,
-    image_mious: np.ndarray,
+    image_mious: dict[str, np.ndarray],
     background: bool = True,
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of both protocols' mIoU over resampled images: {"dataset" or "per_image": (low, high)}.
+    """Percentile intervals of all protocols' mIoU over resampled images: {protocol: (low, high)}.
 
-    of_images: (N, 3, classes), `areas` of each image; image_mious: (N,), nan where an image has none. Images are drawn
-    with replacement (Efron, 1979), N of them, `resamples` times; both protocols see the same draws. A class that no
-    drawn image holds keeps its IoU over all images: left out, rare classes, which are often the worst, would lift the
-    mean of the draws.
+    of_images: (N, 3, classes), `areas` of each image; image_mious: for each protocol that is a mean over images, (N,),
+    nan where an image has none. Images are drawn with replacement (Efron, 1979), N of them, `resamples` times; all
+    protocols see the same draws. A class that no drawn image holds keeps its IoU over all images: left out, rare
+    classes, which are often the worst, would lift the mean of the draws.
     """
     random, count = np.random.default_rng(seed), len(of_images)
-    known, values = ~np.isnan(image_mious), np.nan_to_num(image_mious)
     first = 0 if background else 1
     over_all = iou_of_areas(of_images.sum(axis=0, dtype=np.int64))[first:]
     flat = of_images.reshape(count, -1).astype(np.float64)
-    found: dict[str, list[float]] = dict(dataset=[], per_image=[])
+    found: dict[str, list[float]] = {protocol: [] for protocol in ("dataset", *image_mious)}
     for start in range(0, resamples, 50):  # in portions, so that memory does not grow with the number of resamples
         times = random.multinomial(count, np.full(count, 1 / count), size=min(50, resamples - start)).astype(np.float64)
         iou = iou_of_areas((times @ flat).reshape(len(times), *of_images.shape[1:]))[:, first:]
         found["dataset"] += [mean(row) for row in np.where(np.isnan(iou), over_all, iou)]
-        found["per_image"] += (times @ values / np.maximum(times @ known, 1)).tolist()
+        for protocol, values in image_mious.items():
+            found[protocol] += (times @ np.nan_to_num(values) / np.maximum(times @ ~np.isnan(values), 1)).tolist()
     tails = [(1 - level) / 2, (1 + level) / 2]
     quantiles = {protocol: np.nanquantile(values, tails) for protocol, values in found.items()}
     return {protocol: (float(low), float(high)) for protocol, (low, high) in quantiles.items()}

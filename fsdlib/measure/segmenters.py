@@ -64,6 +64,8 @@ class FreeSegDiff:
     closed: the class list; the caption predicts which classes are present. given: the class list. oracle: the classes
     truly present. open: nothing; the names are the caption's words, and each is taken for the class of the dataset
     nearest to it by CLIP's similarity of texts, or for the background.
+    Where the dataset's classes are groups, masks are named with the finer classes, and all of a group that is told to be
+    present may be given; what comes out are groups.
     """
 
     models: Models | ModelSet
@@ -91,21 +93,23 @@ class FreeSegDiff:
         self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int
     ) -> list[Prediction]:
         free = isinstance(self.recipe.vocabulary, words.Open)
-        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else vocabulary, seed, present)
+        named, groups = _named_with(vocabulary)
+        told = [np.flatnonzero(np.isin(groups, labels)).tolist() for labels in present]
+        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else named, seed, told)
         return [self._prediction(result, vocabulary, free) for result in results]
 
     def _prediction(self, result: pipeline.Result, vocabulary: Vocabulary, free: bool) -> Prediction:
-        nearest = (
-            naming.nearest_classes(result.names[1:], vocabulary, self.loaded.clip, BACKGROUND_NAMES) if free else {}
-        )
-        label_of = [0, *(nearest[name][0] for name in result.names[1:])] if free else range(len(result.names))
-        told = [vocabulary.names[label] for label in words.present(result.candidates)]
+        named, groups = _named_with(vocabulary)
+        found = naming.nearest_classes(result.names[1:], named, self.loaded.clip, BACKGROUND_NAMES) if free else {}
+        nearest = {name: (int(groups[label]), similarity) for name, (label, similarity) in found.items()}
+        label_of = [0, *(nearest[name][0] for name in result.names[1:])] if free else groups
+        told = [vocabulary.names[label] for label in np.unique(groups[words.present(result.candidates)])]
         segments = [
             dict(
-                name=result.texts[text] if text >= 0 else "background",
+                name=result.names[label],
                 score=rounded(row.max(initial=0) if text < 0 else row[text]),
             )
-            for text, row in zip(result.assigned, result.scores)
+            for text, label, row in zip(result.assigned, result.cluster_labels, result.scores)
         ]
         return Prediction(
             np.array(label_of, np.uint8)[result.labels],
@@ -118,8 +122,16 @@ class FreeSegDiff:
         )
 
     def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> list[int]:
-        found = self.recipe.view.score(image, masks, vocabulary.names[1:], self.loaded.clip)
-        return (found.argmax(axis=1) + 1).tolist()
+        named, groups = _named_with(vocabulary)
+        found = self.recipe.view.score(image, masks, self.recipe.wording.texts(named), self.loaded.clip)
+        return groups[found.argmax(axis=1) + 1].tolist()
+
+
+def _named_with(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
+    """The class list that masks are named with, and for each of its labels that of `vocabulary`."""
+    if vocabulary.finer is None:
+        return vocabulary, np.arange(len(vocabulary))
+    return vocabulary.finer, np.array(vocabulary.groups)
 
 
 def _code(recipe: Recipe) -> str:

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fsdlib.vocabulary import Vocabulary
 
 PARTITIONS = ("clusters", "painted")  # what was found before names, and the label map at the end
 MATCHINGS = {"majority": scores.majority_labels, "hungarian": scores.hungarian_labels}
+IMAGE_PROTOCOLS = scores.PROTOCOLS[1:]  # means over images
 TABLES = ("images", "objects", "confusion", "mapping")  # the CSVs that a summary comes with
 
 
@@ -74,26 +75,35 @@ def dense(cells: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 class Totals:
     """Sums over rows, so that memory does not grow with label maps: only a few numbers an image are kept."""
 
-    def __init__(self, classes: int, background: bool):
-        self.classes, self.background = classes, background
+    def __init__(self, classes: int, background: bool, void_is_background: bool):
+        self.background, self.void_is_background = background, void_is_background
         self.confusion = np.zeros((classes + 1, classes), np.int64)
         self.matched = {name: {how: np.zeros_like(self.confusion) for how in MATCHINGS} for name in PARTITIONS}
         self.boundary: dict[str, list[float]] = {name: [] for name in PARTITIONS}
         self.areas: list[np.ndarray] = []
-        self.mious: list[float] = []
-        self.foreground_mious: list[float] = []
-        self.empty_mious: list[float] = []
+        self.mious: dict[str, list[float]] = {protocol: [] for protocol in IMAGE_PROTOCOLS}
+        self.foreground_mious: dict[str, list[float]] = {protocol: [] for protocol in IMAGE_PROTOCOLS}
+        self.empty_mious: dict[str, list[float]] = {protocol: [] for protocol in IMAGE_PROTOCOLS}
         self.named = self.named_right = 0
         self.spoken = np.zeros(3, int)  # classes said and present, said, present
         self.candidates = np.zeros(3, int)
 
-    def add(self, row: dict, counts: np.ndarray, ious: np.ndarray) -> None:
-        """Take a row with its confusion count and its classes' IoU."""
+    def _image_ious(self, counts: np.ndarray) -> dict[str, np.ndarray]:
+        """Under each protocol that is a mean over images, the IoU of one image's classes."""
+        return dict(
+            per_image=scores.image_iou(counts, self.void_is_background),
+            per_image_union=scores.image_union_iou(counts, self.background),
+        )
+
+    def add(self, row: dict, counts: np.ndarray) -> None:
+        """Take a row with its confusion count."""
         self.confusion += counts
         self.areas.append(scores.areas(counts).astype(np.int32))
-        self.mious.append(scores.mean(ious))
-        self.foreground_mious.append(scores.mean(ious[1:]))
-        self.empty_mious.append(scores.image_miou(_emptied(counts), self.background))
+        for protocol, ious in self._image_ious(counts).items():
+            self.mious[protocol].append(scores.mean(ious))
+            self.foreground_mious[protocol].append(scores.mean(ious[1:]))
+        for protocol, ious in self._image_ious(_emptied(counts)).items():
+            self.empty_mious[protocol].append(scores.mean(ious))
         for name, quality in row["masks"].items():
             for how in MATCHINGS:
                 for truth, prediction, pixels in quality[how]:
@@ -109,24 +119,28 @@ class Totals:
         """All scores; 0 to 1, None where there is nothing to take a mean of."""
         if not self.areas:
             return dict(miou=None)
-        areas, mious, foreground = np.stack(self.areas), np.array(self.mious), np.array(self.foreground_mious)
+        areas = np.stack(self.areas)
+        mious, foreground = (
+            {protocol: np.array(values) for protocol, values in of_images.items()}
+            for of_images in (self.mious, self.foreground_mious)
+        )
         kinds = ([("with_background", True, mious)] if self.background else []) + [
             ("without_background", False, foreground)
         ]
         found = {
             name: scores.metrics(self.confusion, counted)
-            | dict(per_image_miou=scores.mean(values), intervals=scores.bootstrap(areas, values, counted, seed))
-            for name, counted, values in kinds
+            | {f"{protocol}_miou": value for protocol, value in _means(of_images).items()}
+            | dict(intervals=scores.bootstrap(areas, of_images, counted, seed))
+            for name, counted, of_images in kinds
         }
-        main = found["with_background" if self.background else "without_background"]
         of_classes = scores.dataset_iou([self.confusion], self.background)
         return dict(
-            miou=dict(dataset=main["miou"], per_image=main["per_image_miou"]),
-            intervals=main["intervals"],
-            empty=dict(
-                dataset=scores.mean(scores.dataset_iou([_emptied(self.confusion)], self.background)),
-                per_image=scores.mean(self.empty_mious),
-            ),
+            miou=dict(dataset=scores.mean(of_classes)) | _means(mious),
+            intervals=found["with_background"]["intervals"]
+            if self.background
+            else scores.bootstrap(areas, mious, False, seed),
+            empty=dict(dataset=scores.mean(scores.dataset_iou([_emptied(self.confusion)], self.background)))
+            | _means(self.empty_mious),
             **found,
             iou_of_classes=dict(zip(names, of_classes.tolist())),
             masks={
@@ -144,6 +158,10 @@ class Totals:
                 if tally[2]
             },
         )
+
+
+def _means(of_images: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, float]:
+    return {protocol: scores.mean(values) for protocol, values in of_images.items()}
 
 
 def _emptied(counts: np.ndarray) -> np.ndarray:
@@ -164,7 +182,8 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     images.
     """
     vocabulary = dataset.vocabulary
-    totals, timings, missing = Totals(len(vocabulary), vocabulary.background), Timings(), 0
+    totals = Totals(len(vocabulary), vocabulary.background, dataset.void_is_background)
+    timings, missing = Timings(), 0
     table: list[dict] = []
     objects: list[dict] = []
     mapping: dict[str, tuple[str, float | None, int]] = {}  # of free names: what it was taken for, similarity, images
@@ -180,8 +199,8 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         scored = {}
         if "counts" in row:
             counts = dense(row["counts"], len(vocabulary))
-            ious = scores.image_iou(counts, vocabulary.background)
-            totals.add(row, counts, ious)
+            ious = scores.image_iou(counts, dataset.void_is_background)
+            totals.add(row, counts)
             scored = _of_image(row, ious, vocabulary)
             objects += _of_objects(row, counts, ious, vocabulary)
         timings.add(folder / "timings" / f"{row['id']}.json")
@@ -196,6 +215,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         complete=not missing and len(table) == (dataset.expected or len(dataset)),
         classes=len(vocabulary),
         background=vocabulary.background,
+        void_is_background=dataset.void_is_background,
         **_without_nan(totals.summary(vocabulary.names, settings["seed"])),
         versions={
             name: importlib.metadata.version(name)

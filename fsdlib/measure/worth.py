@@ -1,4 +1,4 @@
-"""What each stage is worth: both protocols' mIoU with stages replaced by the truth, over a set of pictures."""
+"""What each stage is worth: every protocol's mIoU with stages replaced by the truth, over a set of pictures."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def worth(
     variants: Sequence[Sequence[str]] = tuple(dict.fromkeys(ALONE + TOGETHER)),
     perceptions: Sequence[Perception | None] | None = None,
 ) -> pd.DataFrame:
-    """Both protocols' mIoU with each set of perfect stages: one row a variant, columns `dataset`, `per_image`, 0 to 1.
+    """Every protocol's mIoU with each set of perfect stages: one row a variant, one column a protocol, 0 to 1.
 
     perceptions: one a picture, where they are at hand, from `fsdlib.pipeline.perceive`.
     """

@@ -5,7 +5,7 @@ named masks goes without.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,9 +44,22 @@ def show_image(image: np.ndarray, ax=None, title: str = "", letters: float = 10)
     return ax
 
 
-def show_clusters(clusters: np.ndarray, ax=None, title: str = ""):
-    """Draw a cluster map, (h, w) integers, one colour a cluster."""
-    return show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
+def show_clusters(clusters: np.ndarray, ax=None, title: str = "", names: Mapping[int, str] | None = None):
+    """Draw a cluster map, (h, w) integers, one colour a cluster; below it the names that the clusters in it have."""
+    ax = show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
+    handles = [
+        Patch(facecolor=CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], edgecolor="0.3", label=name)
+        for number, name in (names or {}).items()
+        if number in clusters
+    ]
+    if handles:
+        _legend_below(ax, handles, 8)
+    return ax
+
+
+def _legend_below(ax, handles: Sequence, letters: float, columns: int = 2) -> None:
+    place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False, handlelength=1, columnspacing=1)
+    ax.legend(handles=handles, fontsize=letters, ncols=min(columns, len(handles)), **place)
 
 
 def show_overlay(
@@ -67,16 +80,7 @@ def show_overlay(
     if legend:
         handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
         if handles:
-            columns = min(2, len(handles)) if letters > 7 else 1  # small letters are for small pictures
-            place = dict(
-                loc="upper center",
-                bbox_to_anchor=(0.5, 0.0),
-                ncols=columns,
-                frameon=False,
-                handlelength=1,
-                columnspacing=1,
-            )
-            ax.legend(handles=handles, fontsize=letters, **place)
+            _legend_below(ax, handles, letters, 2 if letters > 7 else 1)  # small letters are for small pictures
         else:
             ax.text(
                 0.5,
@@ -216,16 +220,7 @@ def show_difference(image: np.ndarray, before: np.ndarray, after: np.ndarray, ax
     ax = show_image(drawn.astype(np.uint8), ax, title)
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
     patches = [Patch(facecolor=ADDED, label=f"added {gained} px"), Patch(facecolor=REMOVED, label=f"removed {lost} px")]
-    ax.legend(
-        handles=patches,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0.0),
-        ncols=2,
-        frameon=False,
-        handlelength=1,
-        columnspacing=1,
-        fontsize=8,
-    )
+    _legend_below(ax, patches, 8)
     return ax
 
 

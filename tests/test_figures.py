@@ -25,6 +25,7 @@ from fsdlib.figures import (
     show_anatomy,
     show_caption,
     show_cells,
+    show_clusters,
     show_clusters_on,
     show_difference,
     show_distances,
@@ -58,6 +59,13 @@ def test_the_legend_names_what_the_label_map_holds():
         np.zeros((4, 4, 3), np.uint8), np.array([[0, 2, 2, 255]] * 4, np.uint8), ("background", "cat", "dog")
     )
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dog"]
+
+
+def test_the_legend_of_a_cluster_map_names_the_clusters_that_are_in_it():
+    ax = show_clusters(np.array([[0, 2]]), names={0: "tree", 1: "dog", 2: "bird"})
+    told = {h.get_label(): h.get_facecolor()[:3] for h in ax.get_legend().get_patches()}
+    assert [*told] == ["tree", "bird"] and np.allclose(told["bird"], CLUSTER_COLOURS[2])
+    assert show_clusters(np.array([[0, 2]])).get_legend() is None
 
 
 def test_a_picture_with_nothing_named_says_so():

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fsdlib.clusters import masks
+from fsdlib.measure.scores import wholeness
 from fsdlib.pipeline import as_array
 from fsdlib.project import DATA
 from fsdlib.refinement import Crf, Pamr, Refinement, Unrefined
@@ -45,6 +46,15 @@ def test_clip_chooses_among_the_recorded_texts_in_their_order(image_id):
 def test_the_recorded_clusters_are_four_on_a_grid_of_32(image_id):
     clusters = clusters_of(image_id)
     assert clusters.shape == (32, 32) and set(np.unique(clusters)) == {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image_id", OBJECTS)
+def test_how_whole_the_recorded_clusters_find_an_object_is_measured_on_its_mask(image_id, released_root):
+    recorded = RECORDED[image_id]["object"]
+    truth = np.asarray(Image.open(released_root / f"{image_id}_truth.png"))
+    measured = wholeness(clusters_of(image_id), truth, recorded["label"])
+    assert {name: recorded[name] for name in measured} == pytest.approx(measured, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -25,6 +25,8 @@ from fsdlib.measure.scores import (
     matched_miou,
     metrics,
     miou,
+    pieces,
+    wholeness,
 )
 
 
@@ -412,3 +414,40 @@ def test_a_boundary_within_the_void_is_right():
     outlined = truth.copy()
     outlined[19:33, 19:33] = np.where(square(60, 21, 10)[19:33, 19:33] == 3, 3, 255)
     assert boundary_f(truth, outlined) == 1 and np.isnan(boundary_f(truth, np.full_like(truth, 255)))
+
+
+# An object of ten pixels, and a void one, over three clusters that hold 6, 3 and 1 of the ten.
+SPLIT = np.array([[0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 2]])
+OBJECT = np.array([[5, 5, 5, 5, 5, 5], [5, 5, 5, 0, 255, 5]])
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.6, 1), (0.61, 2), (0.9, 2), (0.91, 3), (1.0, 3)])
+def test_the_pieces_of_an_object_worked_by_hand(share, expected):
+    assert pieces(SPLIT, OBJECT == 5, share) == expected
+
+
+def test_the_numbers_of_clusters_do_not_matter_to_pieces_nor_what_else_they_hold():
+    assert pieces(7 - SPLIT, OBJECT == 5) == pieces(SPLIT, OBJECT == 5) == 2
+    assert pieces(np.zeros((50, 50), int), square(50, 3) == 3) == 1
+
+
+def test_an_object_that_is_not_there_has_no_pieces():
+    with pytest.raises(ValueError, match="no pixels"):
+        pieces(SPLIT, OBJECT == 9)
+
+
+def test_the_wholeness_of_an_object_worked_by_hand():
+    found = wholeness(SPLIT.astype(np.uint8), OBJECT.astype(np.uint8), 5)
+    # of the ten, the first cluster holds 6 and nothing else; the second 3 and one other pixel, the void one not counted
+    assert found["pieces"] == 2 and found["iou"] == pytest.approx(6 / 10)
+
+
+def test_an_object_that_is_a_cluster_is_whole_and_one_joined_with_its_ground_is_not():
+    truth = np.zeros((60, 60), np.uint8)
+    truth[20:40, 20:40], truth[:10] = 3, 7
+    alone, joined = np.zeros((6, 6), np.uint8), np.zeros((6, 6), np.uint8)
+    alone[2:4, 2:4] = 1
+    joined[2:4] = 1  # with the ground to both sides: a third of the cluster is the object
+    assert wholeness(alone, truth, 3) == dict(pieces=1, iou=1.0, boundary_f=1.0)
+    found = wholeness(joined, truth, 3)
+    assert found["pieces"] == 1 and found["iou"] == pytest.approx(1 / 3) and found["boundary_f"] < 0.6

@@ -1,6 +1,6 @@
 """Scores: one confusion count an image, and from those every number the field reports.
 
-Three protocols, which differ by many points on one prediction:
+Three protocols, which differ by many points on one prediction (METHOD, row 11):
 
 `dataset`: one confusion matrix over the split, void pixels out, the mean over classes that occur in truth or
 prediction: what the literature reports.
@@ -255,6 +255,32 @@ def boundary_f(regions: np.ndarray, truth: np.ndarray, tolerance: float = 0.0075
     precision = (distance_transform_edt(~theirs)[ours] <= reach).mean()
     recall = (distance_transform_edt(~ours)[theirs] <= reach).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def pieces(clusters: np.ndarray, target: np.ndarray, share: float = 0.9) -> int:
+    """Into how many pieces an object falls: the fewest clusters that together hold `share` of its pixels.
+
+    What else they hold is not asked: a single cluster holds every object in one piece. clusters: (H, W) integers from 0;
+    target: (H, W) bool. Raises ValueError for an object without pixels.
+    """
+    if not target.any():
+        raise ValueError("the object has no pixels: ask only of objects that are in the picture")
+    held = np.sort(np.bincount(clusters[target]))[::-1].cumsum()
+    return int((held < share * held[-1]).sum()) + 1
+
+
+def wholeness(clusters: np.ndarray, truth: np.ndarray, label: int) -> dict[str, float]:
+    """How whole the clusters find one object: its pieces, and its best cluster, the one with the highest IoU.
+
+    `pieces` counts as above; `iou`, 0 to 1, is the best cluster's, and `boundary_f`, 0 to 1, says how well that cluster's
+    outline lies on the object's. Void is out. clusters: (h, w) integers from 0, enlarged to the truth as the pipeline's
+    masks are; truth: (H, W) integers, 255 for void, and `label` at the object.
+    """
+    regions, target, known = enlarged(clusters, *truth.shape), truth == label, truth != VOID
+    held, sizes = (np.bincount(regions[pixels], minlength=regions.max() + 1) for pixels in (target, known))
+    iou = held / (sizes + target.sum() - held)
+    outlines = regions == iou.argmax(), np.where(known, target, VOID)
+    return dict(pieces=pieces(regions, target), iou=float(iou.max()), boundary_f=boundary_f(*outlines))
 
 
 def matched_miou(clusters: np.ndarray, truth: np.ndarray) -> float:

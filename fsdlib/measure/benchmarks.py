@@ -267,6 +267,7 @@ def _ade20k_full(benchmark: Benchmark, name: str, root: Path, split: str) -> Dat
         ("background", *names),
         (("background",), *(tuple(dict.fromkeys((one, *words))) for one, words in zip(names, said))),
         benchmark.background,
+        strings=("background", *entries),
     )
     return Ade20kFull(
         name,

@@ -35,7 +35,6 @@ from transformers import (
 
 from fsdlib.project import MINI
 
-
 REHEARSAL = "REHEARSAL.txt"  # lies in a cache of random numbers (fsdlib.world.rehearsal), never in one of real models
 
 

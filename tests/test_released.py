@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
+from safetensors.numpy import load_file
 
 from fsdlib.clusters import masks
 from fsdlib.pipeline import as_array
@@ -13,7 +15,8 @@ from fsdlib.refinement import Crf
 from fsdlib.vocabulary import VOID, Vocabulary
 from fsdlib.words import Open, open_names, words
 
-RECORDED = json.loads((DATA / "released.json").read_text())["pictures"]
+CONTENT = json.loads((DATA / "released.json").read_text())
+RECORDED = CONTENT["pictures"]
 # The class strings of the run: VOC's without dining table, as the authors wrote them.
 CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow dog horse motorbike person pottedplant sheep sofa train "
@@ -63,3 +66,16 @@ def test_the_crf_fits_a_cluster_of_real_features_to_its_object(image_id, release
     best = max(found, key=iou)  # the cluster that the recorded label map names so
     refined = Crf().refine(image, best[None])[0]
     assert iou(best) >= before and iou(refined) >= after, (name, iou(best), iou(refined))
+
+
+def test_recorded_class_vectors_of_names_with_as_many_tokens_are_the_same_until_the_name_itself_is_in_the_mean():
+    """Which is why they are read as the mean over the positions from 1 on, the name's own beginning at 4."""
+    vectors = load_file(DATA / "released.safetensors")
+    for group, names in CONTENT["class_vectors"].items():
+        of_tokens: dict[int, set[bytes]] = {}
+        for name, vector in zip(names, vectors[group], strict=True):
+            of_tokens.setdefault(len(SimpleTokenizer().encode(name)), set()).add(vector.tobytes())
+        if group == "voc":
+            assert len(of_tokens.pop(1)) == 2  # "person" was another string there
+        assert all(len(of_tokens[count]) == 1 for count in (1, 2) if count in of_tokens), group
+        assert len(of_tokens) >= 2 and len(set().union(*of_tokens.values())) == len(of_tokens)

@@ -24,14 +24,16 @@ from fsdlib.measure.reproduction import (
     LabelMaps,
     Subject,
     agreement,
-    at_cells,
     beside,
+    cells,
     class_vectors,
     described,
     kappa,
     main,
+    named_alike,
     published,
     reproduce,
+    segmented,
     verdict,
 )
 from fsdlib.models import MODEL_SETS, ModelSet, Source, sources
@@ -155,6 +157,7 @@ def test_another_record_is_another_configuration(start, tmp_path):
 # --------------------------------------------------------------------------------------------- random and damaged models
 
 FILES = {"diffusion": "stable-diffusion", "captioner": "blip", "clip": "clip"}
+RANDOM_DIFFUSION, RANDOM_CLIP = ("random", "mini", "mini"), ("mini", "mini", "random")
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,8 @@ def random_cache(tmp_path_factory):
         rehearsal.write_cache(cache, parts.values())
         for part, source in parts.items():
             patch.setitem(tables[part], "random", source)
-        patch.setitem(MODEL_SETS, "random", ("random",) * 3)
+        for name, one in (("random", ("random",) * 3), ("diffusion", RANDOM_DIFFUSION), ("clip", RANDOM_CLIP)):
+            patch.setitem(MODEL_SETS, name, one)
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
         yield cache
 
@@ -188,6 +192,12 @@ def test_random_weights_break_the_rungs_that_tell_them_from_trained_ones(random_
     assert rungs["preflight"]["holds"] and "REHEARSAL OF RANDOM NUMBERS" in rungs["preflight"]["sentence"]
     assert rungs["preflight"]["numbers"]["found"] == dict.fromkeys(FILES, "the cache")
     assert content["verdict"].startswith("broken: class vectors")
+
+
+@pytest.mark.parametrize("part, broken", [("diffusion", {"class vectors", "clusters"}), ("clip", {"label maps"})])
+def test_one_part_of_random_weights_breaks_the_rungs_that_are_about_it(random_cache, start, tmp_path, part, broken):
+    rungs = by_name(reproduce(start(part), tmp_path, climb_on=True, rungs=5))
+    assert broken <= {name for name, rung in rungs.items() if not rung["holds"]} <= broken | {"label maps"}, rungs
 
 
 def test_random_weights_break_them_though_nothing_says_that_they_are_random(random_cache, start, tmp_path):
@@ -363,26 +373,37 @@ def test_a_caption_that_names_nothing_breaks_its_rung_and_another_one_does_not(s
     assert holds is False or (found.numbers["shared"], found.numbers["recorded"]) == (1, 2)
 
 
-def test_a_picture_s_description_is_its_label_map_again(start, mini, scene):
-    result = segment(scene.image, mini, PAPER.with_changes({"vocabulary": "open"}))
-    recorded = described(result)
-    assert set(result.found) <= set(recorded["named"].values()) and len(recorded["labels"]) == len(recorded["clusters"])
-    found = LabelMaps().run(with_record(start, {"one": recorded}, results={"one": result}))
-    assert found.holds and found.numbers["equal"] == 1
+@pytest.fixture
+def named(mini, scene):
+    """A scene with free names."""
+    return segment(scene.image, mini, PAPER.with_changes({"vocabulary": "open"}))
 
 
-def test_cells_whose_name_is_unknown_do_not_count(start, mini, scene):
-    result = segment(scene.image, mini, PAPER.with_changes({"vocabulary": "open"}))
-    names = at_cells(result, (2, 2))
+def test_a_record_of_a_picture_holds_its_names_cell_by_cell(named):
+    recorded = described(named)
+    assert recorded["caption"] == named.caption and set(named.found) <= set(recorded["named"].values())
+    assert np.array_equal(cells(recorded["clusters"]).astype(int), named.clusters)
+    ours, theirs = named_alike(named, recorded)
     assert (
-        names == np.array(result.names)[result.labels[48::96, 48::96]]
-    ).all()  # the middle of each quarter of 192 pixels
-    known = {name: str(k) for k, name in enumerate(dict.fromkeys(names.ravel())) if name != "background"}
-    right = ["".join(known.get(name, "-") for name in row) for row in names]
-    wrong = [right[0], "?9"]  # a name that is painted nowhere
-    recorded = {"one": dict(labels=wrong, named={digit: name for name, digit in known.items()} | {"9": "unicorn"})}
-    found = LabelMaps().run(with_record(start, recorded, results={"one": result}))
-    assert found.numbers["equal"] == pytest.approx(2 / 3, abs=1e-4)
+        len(ours) == named.clusters.size and (ours == theirs).all() and set(ours) - {"background"} == set(named.found)
+    )
+
+
+def test_cells_whose_name_is_unknown_do_not_count(named):
+    middles = np.array(named.names)[named.labels[48::96, 48::96]]  # of the four quarters of 192 pixels
+    recorded = dict(labels=["0-", "?9"], named={"0": middles[0, 0], "9": "unicorn"})
+    ours, theirs = named_alike(named, recorded)
+    assert list(ours) == [middles[0, 0], middles[0, 1], middles[1, 1]]
+    assert list(theirs) == [middles[0, 0], "background", "unicorn"]
+
+
+def test_recorded_clusters_stand_in_for_our_own_whatever_they_are(start):
+    climb = start()
+    first = next(iter(climb.paths))
+    quarters = ["0" * 16 + "1" * 16] * 16 + ["2" * 16 + "3" * 16] * 16
+    (result,) = segmented(climb, {first: "a dog and a cake"}, {first: quarters}).values()
+    assert np.array_equal(result.clusters, np.kron([[0, 1], [2, 3]], np.ones((16, 16), int)))
+    assert result.names == ("background", "dog", "cake") and result.masks.shape[0] == 4
 
 
 def test_without_recorded_label_maps_there_is_nothing_to_compare_with(start):

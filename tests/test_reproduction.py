@@ -24,6 +24,7 @@ from fsdlib.measure.reproduction import (
     LabelMaps,
     Subject,
     agreement,
+    arithmetic_error,
     beside,
     cells,
     class_vectors,
@@ -282,7 +283,7 @@ def test_a_download_that_broke_off_is_named(random_cache, start, tmp_path):
 
 
 def test_where_models_or_pictures_are_missing_the_first_rung_says_how_to_get_them(root, tmp_path, start):
-    there_is_none = Climb(ModelSet("sd14", "cpu"), SUBJECTS["sd14"], {}, tmp_path / "runs")
+    there_is_none = Climb(ModelSet("sd14", "cpu"), SUBJECTS["mini"], dict(scenes=root), tmp_path / "runs")
     assert "make fetch MODELS=sd14" in reproduce(there_is_none, tmp_path)["rungs"][0]["sentence"]
     without = Climb(ModelSet("mini", "cpu"), replace(SUBJECTS["mini"], goals=(Goal("voc12"),)), {}, tmp_path / "runs")
     assert "dataset 'voc12' needs a root" in reproduce(without, tmp_path)["rungs"][0]["sentence"]
@@ -318,6 +319,20 @@ def test_sd14_on_random_numbers_breaks_where_it_must(released_root, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- by hand
+
+
+def test_arithmetic_is_off_by_what_the_precision_rounds_and_nan_is_no_small_number(monkeypatch):
+    assert arithmetic_error("cpu", torch.float32) < 1e-5 < arithmetic_error("cpu", torch.float16) < 0.005
+    for spoiled in ("conv2d", "scaled_dot_product_attention"):  # as a float16 kernel that overflows does
+        whole = getattr(torch.nn.functional, spoiled)
+
+        def overflowing(numbers, *others, **options):
+            scale = 1 if numbers.dtype == torch.float64 else torch.inf
+            return whole(numbers, *others, **options) * scale
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.functional, spoiled, overflowing)
+            assert not arithmetic_error("cpu", torch.float16) < reproduction.ROUNDING
 
 
 def test_clusters_agree_under_the_best_matching_of_their_numbers():

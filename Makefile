@@ -21,7 +21,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,12 @@ eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=.
 		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -r changes '$(CHANGES)' -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
 		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) $(if $(CENTRE_CROPS),-p centre_crops True) \
 		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
+
+# a ladder from the machine to the published figure; it resumes, and says in reports/reproduction.md where a rung breaks
+reproduce: .venv/installed ## the certificate: MODELS=sd14 VOC=.../VOC2012 (COCO= SAMPLE= RUNGS= DEVICE= CLIMB_ON=1)
+	$(if $(filter mini,$(MODELS)),@$(MAKE) --no-print-directory scenes)
+	@$(BIN)/python -m fsdlib.measure.reproduction --models $(MODELS) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(RUNGS),--rungs $(RUNGS)) $(if $(DEVICE),--device $(DEVICE)) $(if $(CLIMB_ON),--climb-on)
 
 report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (10 minutes)
 	@$(MAKE) --no-print-directory scenes

@@ -36,9 +36,11 @@ from transformers import (
 
 from fsdlib.project import MINI
 
+REHEARSAL = "REHEARSAL.txt"  # lies in a cache of random numbers (fsdlib.world.rehearsal), never in one of real models
+
 
 class ModelUnavailable(RuntimeError):
-    """A model's files are neither in the cache nor to be had from the hub."""
+    """A model's files are neither in the cache nor to be had from the hub, or do not hold the whole model."""
 
 
 @dataclass(frozen=True)
@@ -428,27 +430,51 @@ def default_dtype(device: str) -> torch.dtype:
     return torch.float16 if torch.device(device).type == "cuda" else torch.float32
 
 
+def _whole(kind: Any, folder: Path, subfolder: str = "", **options) -> Any:
+    """A model of a class of transformers or diffusers, all of whose weights are its file's.
+
+    Raises ModelUnavailable, naming them, where tensors are missing or have another shape: the libraries would draw those
+    at random and only say so in a log.
+    """
+    model, found = kind.from_pretrained(
+        folder,
+        subfolder=subfolder,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    faults = [f"{name} is missing" for name in sorted(found["missing_keys"])]
+    faults += [
+        f"{name} is {tuple(there)} where the model has {tuple(expected)}"
+        for name, there, expected in sorted(found["mismatched_keys"])
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more like these" if len(faults) > 3 else ""
+        raise ModelUnavailable(
+            f"the weights in {Path(folder) / subfolder} are not those of the whole {type(model).__name__} ({'; '.join(faults[:3])}{more}): "
+            "delete the file and fetch it again"
+        )
+    return model
+
+
 def load_captioner(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
     with quiet():
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        model = _whole(AutoModelForImageTextToText, folder, dtype=dtype)
         return Captioner(model.to(device).eval(), AutoProcessor.from_pretrained(folder, local_files_only=True))
 
 
 def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
-    options = dict(use_safetensors=True, local_files_only=True)
     with quiet():
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **options)
+        unet = _whole(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
         # the SDXL family's autoencoder overflows in float16
         of_encoder = torch.float32 if unet.config.addition_embed_type == "text_time" else dtype
-        encoder = LatentEncoder.from_pretrained(folder, subfolder="vae", torch_dtype=of_encoder, **options)
-        text_encoders = [CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, **options)]
+        encoder = _whole(LatentEncoder, folder, "vae", torch_dtype=of_encoder)
+        text_encoders = [_whole(CLIPTextModel, folder, "text_encoder", dtype=dtype)]
         tokenizers = [CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)]
         if unet.config.addition_embed_type == "text_time":
-            text_encoders.append(
-                CLIPTextModelWithProjection.from_pretrained(folder, subfolder="text_encoder_2", dtype=dtype, **options)
-            )
+            text_encoders.append(_whole(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype=dtype))
             tokenizers.append(CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2", local_files_only=True))
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     for part in (unet, encoder, *text_encoders):
@@ -460,9 +486,7 @@ def load_autoencoder(name: str = "mini", device: str | None = None) -> Autoencod
     """The whole autoencoder of a model set, with its decoder, in float32: to look at latents."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
     with quiet():
-        whole = AutoencoderKL.from_pretrained(
-            folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
+        whole = _whole(AutoencoderKL, folder, "vae", torch_dtype=torch.float32)
     return whole.to(device or default_device()).requires_grad_(False).eval()
 
 
@@ -473,9 +497,16 @@ def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.floa
             f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names"
         )
     with quiet():
-        model, preprocess = open_clip.create_model_from_pretrained(
-            f"local-dir:{folder}", precision=precision, device=device
-        )
+        try:
+            model, preprocess = open_clip.create_model_from_pretrained(
+                f"local-dir:{folder}", precision=precision, device=device
+            )
+        except RuntimeError as error:
+            if "state_dict" not in str(error):  # in PyTorch's own, which names the tensors over several lines
+                raise
+            raise ModelUnavailable(
+                f"the weights in {folder} are not those of the whole CLIP ({' '.join(str(error).split())}): delete the file and fetch it again"
+            ) from error
         steps = [CropRoundedDown(step.size) if isinstance(step, CenterCrop) else step for step in preprocess.transforms]
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return Clip(model.eval(), Compose(steps), tokenizer, torch.device(device), dtype)
@@ -515,10 +546,15 @@ class ModelSet:
         dtypes = {part: str(dtype).removeprefix("torch.") for part, dtype in self._precisions.items()}
         return {part: identity | dict(dtype=dtypes[part]) for part, (_, identity) in self._located.items()}
 
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Where each part's files lie; finds them but loads nothing. Raises as `load_models`."""
+        return {part: folder for part, (folder, _) in self._located.items()}
+
     def load(self) -> Models:
         """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
-        folders = {part: folder for part, (folder, _) in self._located.items()}
-        device, dtypes = self.device or default_device(), self._precisions
+        folders, dtypes = self.folders, self._precisions
+        device = self.device or default_device()
         return Models(
             self.name,
             load_captioner(folders["captioner"], device, dtypes["captioner"]),

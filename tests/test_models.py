@@ -15,6 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.transforms import CenterCrop
 
 from fsdlib import models
@@ -506,3 +507,24 @@ def test_models_print_what_they_are(mini):
     assert str(mini).startswith("models 'mini' (diffusion: fsdlib/mini at ") and mini.identity["clip"]["sha256"][
         :12
     ] in str(mini)
+
+
+# --------------------------------------------------------------------------------------------- weights that are not whole
+
+WEIGHTS = {
+    load_captioner: ("blip", "model.safetensors", "vision_model.post_layernorm.weight"),
+    load_diffusion: ("stable-diffusion", "unet/diffusion_pytorch_model.safetensors", "conv_in.weight"),
+    load_clip: ("clip", "open_clip_model.safetensors", "visual.class_embedding"),
+}
+
+
+@pytest.mark.parametrize("load", WEIGHTS, ids=lambda load: load.__name__)
+def test_weights_without_a_tensor_or_with_one_of_another_shape_are_refused_by_its_name(load, tmp_path):
+    folder, path, tensor = WEIGHTS[load]
+    shutil.copytree(MINI / folder, tmp_path / folder)
+    whole = load_file(tmp_path / folder / path)
+    for changed in ({}, {tensor: whole[tensor][..., None]}):
+        rest = {name: value for name, value in whole.items() if name != tensor}
+        save_file(rest | changed, tmp_path / folder / path, {"format": "pt"})
+        with pytest.raises(ModelUnavailable, match=f"{re.escape(tensor)}.*fetch it again"):
+            load(tmp_path / folder)

@@ -157,7 +157,10 @@ SMALL = {  # the published configurations with small numbers
             hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2
         ),
     },
-    "Salesforce/blip-image-captioning-base": {"config.json": dict(text_config={}, vision_config=dict(image_size=32))},
+    "Salesforce/blip-image-captioning-base": {
+        "config.json": dict(text_config={}, vision_config=dict(image_size=32)),
+        "preprocessor_config.json": dict(size=32),
+    },
     "timm/vit_base_patch32_clip_224.openai": {"open_clip_config.json": dict(model_cfg=dict(embed_dim=16))},
 }
 _SMALL_TOWER = dict(
@@ -229,6 +232,12 @@ def test_the_loaders_read_every_number_as_written(small):
         written = load_file(snapshots[repository] / path)
         for name, value in model.state_dict().items():
             assert torch.equal(value, written[published(name)]), name
+
+
+@pytest.mark.slow
+def test_a_photograph_is_segmented_in_a_process_that_knows_no_other_cache(small):
+    report = rehearsal.run(small[0])
+    assert report["models"]["diffusion"]["commit"] == SD14["diffusion"].revision and report["seconds"]["segment"] > 0
 
 
 def test_openai_weights_are_loaded_with_quick_gelu(small):

@@ -4,7 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
+from safetensors.numpy import load_file
 
 from fsdlib.clusters import masks
 from fsdlib.measure.scores import wholeness
@@ -14,7 +16,8 @@ from fsdlib.refinement import Crf, Pamr, Refinement, Unrefined
 from fsdlib.vocabulary import VOID, Vocabulary
 from fsdlib.words import Open, open_names, words
 
-RECORDED = json.loads((DATA / "released.json").read_text())["pictures"]
+CONTENT = json.loads((DATA / "released.json").read_text())
+RECORDED = CONTENT["pictures"]
 # The class strings of the run: VOC's without dining table, as the authors wrote them.
 CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow dog horse motorbike person pottedplant sheep sofa train "
@@ -103,3 +106,16 @@ def test_another_crf_fits_the_recorded_label_maps_worse(change, released_root):
     images = {image_id: as_array(released_root / f"{image_id}.jpg") for image_id in RECORDED}
     of = [np.mean([agreement(i, image, crf) for i, image in images.items()]) for crf in (Crf(), Crf(**change))]
     assert of[1] < of[0] - 0.005, of
+
+
+def test_recorded_class_vectors_of_names_with_as_many_tokens_are_the_same_until_the_name_itself_is_in_the_mean():
+    """Which is why they are read as the mean over the positions from 1 on, the name's own beginning at 4."""
+    vectors = load_file(DATA / "released.safetensors")
+    for group, names in CONTENT["class_vectors"].items():
+        of_tokens: dict[int, set[bytes]] = {}
+        for name, vector in zip(names, vectors[group], strict=True):
+            of_tokens.setdefault(len(SimpleTokenizer().encode(name)), set()).add(vector.tobytes())
+        if group == "voc":
+            assert len(of_tokens.pop(1)) == 2  # "person" was another string there
+        assert all(len(of_tokens[count]) == 1 for count in (1, 2) if count in of_tokens), group
+        assert len(of_tokens) >= 2 and len(set().union(*of_tokens.values())) == len(of_tokens)

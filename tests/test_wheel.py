@@ -43,9 +43,10 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_the_code_and_the_data_that_it_reads(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    data = tracked("data/classes", "data/mini", "data/rehearsal") | {
+    data = tracked("data/classes", "data/mini", "data/recorded", "data/rehearsal") | {
         "data/published.csv",
         "data/released.json",
+        "data/released.safetensors",
         "data/README.md",
     }
     assert held == tracked("fsdlib") | {name.replace("data/", "fsdlib/_data/", 1) for name in data}

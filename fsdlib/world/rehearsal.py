@@ -42,14 +42,13 @@ from transformers import BlipConfig, BlipForConditionalGeneration, CLIPTextConfi
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
-from fsdlib.models import MODEL_SETS, ModelSet, Source, load_models, sources
+from fsdlib.models import MODEL_SETS, REHEARSAL, ModelSet, Source, load_models, sources
 from fsdlib.pipeline import segment
 from fsdlib.project import DATA, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import RECIPES, get_recipe
 
 NOISE = "random weights: the times and the memory mean something, the caption and the names do not"
 CONFIGURATIONS = DATA / "rehearsal"  # ORG--NAME/PATH, each file as it stands in that repository
-MARKER = "REHEARSAL.txt"  # tells a rehearsal from a cache of real models
 _BERT_ENTRIES = 30_522
 _BERT_WORDS = 24_000  # whole words; what is left of the vocabulary are word endings
 _LARGE = 10_000_000  # bytes; the hub keeps larger files in its large-file storage
@@ -63,7 +62,7 @@ def write_cache(cache: Path | str, parts: Iterable[Source], seed: int = 0) -> di
     file cannot be made; nothing is written in either case.
     """
     cache, parts = Path(cache), list(parts)
-    if cache.exists() and not (cache / MARKER).is_file() and (not cache.is_dir() or any(cache.iterdir())):
+    if cache.exists() and not (cache / REHEARSAL).is_file() and (not cache.is_dir() or any(cache.iterdir())):
         raise FileExistsError(
             f"{cache} holds files that are no rehearsal: give a new or empty folder, never a cache of real models."
         )
@@ -74,7 +73,7 @@ def write_cache(cache: Path | str, parts: Iterable[Source], seed: int = 0) -> di
                 f"{part.repository} cannot be rehearsed: data/rehearsal says nothing of its {', '.join(lacking)}."
             )
     write_atomically(
-        cache / MARKER,
+        cache / REHEARSAL,
         f"Random weights (seed {seed}) from fsdlib.world.rehearsal: no result made with them means anything.\n",
     )
     return {part.repository: _write_repository(cache, part, seed) for part in parts}
@@ -349,7 +348,7 @@ def needs(
 
 def _offline(cache: Path | str, function: str, *arguments) -> dict:
     """What a function of this module returns in a process of its own, since the hub's client reads its settings when it is imported."""
-    call = f"import json; from fsdlib import rehearsal; print(json.dumps(rehearsal.{function}(*{arguments!r})))"
+    call = f"import json; from fsdlib.world import rehearsal; print(json.dumps(rehearsal.{function}(*{arguments!r})))"
     settings = dict(HF_HUB_CACHE=str(Path(cache).resolve()), HF_HUB_OFFLINE="1")
     done = subprocess.run(
         [sys.executable, "-c", call], env=os.environ | settings, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True

@@ -15,27 +15,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fsdlib import models
-from fsdlib.measure import reproduction
-from fsdlib.measure.reproduction import (
-    SUBJECTS,
+from fsdlib.measure.reproduction.__main__ import main
+from fsdlib.measure.reproduction.certificate import reproduce, verdict
+from fsdlib.measure.reproduction.climb import SUBJECTS, Climb, Goal, Subject, cells, segmented
+from fsdlib.measure.reproduction.evaluations import beside, published
+from fsdlib.measure.reproduction.preflight import ROUNDING, arithmetic_error
+from fsdlib.measure.reproduction.recorded import (
     Captions,
-    Climb,
-    Goal,
+    ClassVectors,
+    Clusters,
     LabelMaps,
-    Subject,
     agreement,
-    arithmetic_error,
-    beside,
-    cells,
     class_vectors,
     described,
     kappa,
-    main,
     named_alike,
-    published,
-    reproduce,
-    segmented,
-    verdict,
 )
 from fsdlib.models import MODEL_SETS, ModelSet, Source, sources
 from fsdlib.pipeline import Perception, segment
@@ -130,13 +124,13 @@ def test_a_climb_that_was_killed_goes_on_and_climbs_nothing_twice(start, tmp_pat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(reproduction.Clusters, "run", killed)
+        patch.setattr(Clusters, "run", killed)
         with pytest.raises(KeyboardInterrupt):
             reproduce(start(), tmp_path, rungs=5)
     left = by_name(json.loads((tmp_path / "reproduction.json").read_text()))
     assert list(left) == RUNGS[:3]
     with monkeypatch.context() as patch:
-        for done in (reproduction.ClassVectors, reproduction.Captions):
+        for done in (ClassVectors, Captions):
             patch.setattr(done, "run", killed)
         content = by_name(reproduce(start(), tmp_path, rungs=5))
     assert list(content) == RUNGS[:5] and all(rung["holds"] for rung in content.values())
@@ -332,7 +326,7 @@ def test_arithmetic_is_off_by_what_the_precision_rounds_and_nan_is_no_small_numb
 
         with monkeypatch.context() as patch:
             patch.setattr(torch.nn.functional, spoiled, overflowing)
-            assert not arithmetic_error("cpu", torch.float16) < reproduction.ROUNDING
+            assert not arithmetic_error("cpu", torch.float16) < ROUNDING
 
 
 def test_clusters_agree_under_the_best_matching_of_their_numbers():

@@ -103,18 +103,20 @@ def show_protocols(table: pd.DataFrame, ax=None, title: str = "", unit: str = "m
 
 
 def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None):
-    """Published numbers as dots, one panel a protocol, so that no two protocols share an axis.
+    """Published numbers as dots, one panel a protocol, all over the same range of values.
 
     table: as in data/published.csv; benchmarks: its columns to draw, with the name each has in the legend.
     """
     sizes = table.groupby("protocol").size().sort_values(ascending=False)
     figure = figure or plt.figure(figsize=(7.5, 0.24 * len(table) + 2.2), layout="constrained")
     axes = figure.subplots(len(sizes), 1, height_ratios=sizes + 1)
+    values = table[list(benchmarks)].to_numpy(float)
+    limits = np.nanmin(values) - 2, np.nanmax(values) + 2
     for ax, protocol in zip(np.atleast_1d(axes), sizes.index):
         rows = table[table.protocol == protocol].sort_values(next(iter(benchmarks)), na_position="first")
         for (column, name), colour, marker in zip(benchmarks.items(), sns.color_palette("deep"), "oDs"):
             ax.plot(rows[column], rows.system, linestyle="", marker=marker, markersize=6, color=colour, label=name)
-        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", ylim=(-0.7, len(rows) - 0.3))
+        ax.set(title=f"protocol: {protocol}", xlabel="mIoU (%)", xlim=limits, ylim=(-0.7, len(rows) - 0.3))
         ax.grid(axis="y", color="0.9")
         ax.tick_params(labelsize=8)
         sns.despine(ax=ax)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
+from fsdlib.clusters import enlarged
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
@@ -36,7 +38,31 @@ class Refinement(Choice):
         raise NotImplementedError
 
 
-class Crf(Refinement):
+class _Bounded(Refinement):
+    """A refinement whose memory and time grow with the picture: a larger one is refined at a smaller size, then enlarged."""
+
+    max_pixels: PositiveInt = Field(
+        4_000_000,
+        description="larger pictures are refined at this many pixels, distances with them, and masks enlarged",
+    )
+
+    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        scale = (self.max_pixels / (height * width)) ** 0.5
+        if scale >= 1:
+            return self.refine_at(1.0, image, masks)
+        small = max(1, int(height * scale)), max(1, int(width * scale))
+        picture = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX))
+        fewer = np.stack([enlarged(mask, *small) for mask in masks]) if len(masks) else np.zeros((0, *small), bool)
+        refined = self.refine_at(scale, picture, fewer)
+        return np.stack([enlarged(mask, height, width) for mask in refined]) if len(masks) else masks
+
+    def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """As `refine`, of a picture that was made so much smaller; distances in pixels are of the whole one."""
+        raise NotImplementedError
+
+
+class Crf(_Bounded):
     """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644; METHOD, row 9).
 
     >>> image = np.zeros((8, 8, 3), np.uint8)
@@ -56,25 +82,28 @@ class Crf(Refinement):
     bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
     iterations: PositiveInt = Field(10, description="mean-field iterations")
 
-    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         refined = np.zeros_like(masks)
         for number, mask in enumerate(masks):
-            refined[number] = np.argmax(self.marginals(image, mask), axis=0)
+            refined[number] = np.argmax(self.marginals(image, mask, scale), axis=0)
         return refined
 
-    def marginals(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """What the mean field believes of every pixel of one (H, W) bool mask, (2, H, W) float32: to be out of it, and in it."""
+    def marginals(self, image: np.ndarray, mask: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """What the mean field believes of every pixel of one (H, W) bool mask, (2, H, W) float32: to be out of it, and in it.
+
+        scale: how much smaller the picture is than the one whose pixels the deviations are in.
+        """
         height, width = mask.shape
         crf = DenseCRF2D(width, height, 2)
         crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, self.gt_prob, zero_unsure=False))
-        crf.addPairwiseGaussian(sxy=self.gaussian_sxy, compat=self.gaussian_compat)
+        crf.addPairwiseGaussian(sxy=scale * self.gaussian_sxy, compat=self.gaussian_compat)
         image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
-        appearance = dict(sxy=self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
+        appearance = dict(sxy=scale * self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
         crf.addPairwiseBilateral(rgbim=image, **appearance)
         return np.asarray(crf.inference(self.iterations), np.float32).reshape(2, height, width)
 
 
-class Pamr(Refinement):
+class Pamr(_Bounded):
     """Pixel-adaptive mask refinement, PAMR (Araslanov and Roth, arXiv 2005.08104, section 3.3; METHOD, row 9).
 
     Every iteration replaces a pixel by the mean of its neighbours, weighted by `pamr_weights`. What ends above the
@@ -84,10 +113,15 @@ class Pamr(Refinement):
     kind: Literal["pamr"] = "pamr"
     iterations: PositiveInt = Field(10, description="how often a pixel becomes the mean of its neighbours")
     dilations: Several[PositiveInt] = Field((1, 2, 4, 8, 12, 24), description="distances of the neighbours, pixels")
+    max_pixels: PositiveInt = Field(
+        1_000_000,
+        description="larger pictures are refined at this many pixels: every neighbour is a map of its own in memory",
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="what ends above this share of the maximum is in the mask")
 
-    def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        soft = pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations)
+    def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        dilations = [max(1, round(scale * distance)) for distance in self.dilations]
+        soft = pamr(pamr_weights(image, dilations), masks, self.iterations, dilations)
         return soft > self.threshold * soft.max(axis=(1, 2), keepdims=True)
 
 

@@ -46,6 +46,7 @@ PUBLISHED = Recipe(
         bilateral_compat=100,
         iterations=10,
         fill=False,
+        max_pixels=4_000_000,
     ),
 )
 STAGES = (Captioning, Wording, VocabularyMode, Features, Taps, Clustering, View, Assignment, Refinement)

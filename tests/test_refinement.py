@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 
@@ -156,6 +157,24 @@ def test_the_kernels_worked_by_hand():
     assert kernel(image, 0, 0, sxy=5)[4, 3] == pytest.approx(np.exp(-0.5)) and kernel(image, 0, 0, sxy=5)[0, 0] == 1
     appearance = kernel(image, 0, 0, sxy=5, srgb=10)
     assert appearance[4, 3] == pytest.approx(np.exp(-1)) and appearance[3, 4] == pytest.approx(np.exp(-0.5))
+
+
+# ------------------------------------------------------------------------------------------------- large pictures
+
+
+def test_a_picture_above_the_limit_is_refined_at_a_smaller_size_by_hand(rough):
+    image, masks = rough  # 120 x 180
+    bounded = Crf(max_pixels=5400).refine(image, masks)  # a quarter of the pixels: half the sides
+    small = np.asarray(Image.fromarray(image).resize((90, 60), Image.Resampling.BOX))
+    by_hand = Crf(gaussian_sxy=10.0, bilateral_sxy=10.0).refine(small, masks[:, ::2, ::2])
+    assert np.array_equal(bounded, by_hand.repeat(2, axis=1).repeat(2, axis=2))
+    assert np.array_equal(Crf(max_pixels=120 * 180).refine(image, masks), Crf().refine(image, masks))
+
+
+@pytest.mark.parametrize("way", [Crf(max_pixels=2000), Pamr(max_pixels=2000)])
+def test_masks_of_a_large_picture_keep_its_size_and_none_stays_none(rough, way):
+    image, masks = rough
+    assert way.refine(image, masks).shape == masks.shape and way.refine(image, masks[:0]).shape == (0, 120, 180)
 
 
 # ------------------------------------------------------------------------------------------------------------- PAMR

@@ -81,6 +81,13 @@ def read_record(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
+def read_summary(folder: Path) -> dict:
+    """A finished run's summary; raises ValueError where it is not there or not whole."""
+    if (summary := read_record(folder / "summary.json")) is None:
+        raise ValueError(f"{folder / 'summary.json'} is missing, empty or cut: evaluate again, which writes it anew")
+    return summary
+
+
 def sealed(row: dict) -> str:
     """A row as it is kept: JSON, with a hash of all else in it, so that one that was changed is told from a whole one."""
     return json.dumps(row | dict(row_sha256=_sha256(json.dumps(row).encode())))

@@ -38,22 +38,35 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
     """All that a run's results depend on, the stages' own source included, and the hash of it."""
     # what rows are made by; a summary is made anew each time
     own = "".join(inspect.getsource(module) for module in (scores, worker)).encode()
+    content = dict(
+        **of_dataset(dataset),
+        seed=seed,
+        scoring=hashlib.sha256(own).hexdigest(),
+        **segmenter.configuration(),
+    )
+    return content | dict(hash=configuration_hash(content))
+
+
+def configuration_hash(content: dict) -> str:
+    """The hash of a configuration, of all in it but the hash."""
+    rest = {key: value for key, value in content.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def of_dataset(dataset: Dataset) -> dict:
+    """What a configuration says of its dataset."""
     known = dataset.vocabulary
     lists = [known, *filter(None, [known.finer])]
     classes = json.dumps(
         [known.groups, *([one.names, one.synonyms, one.strings, one.background] for one in lists)]
     ).encode()
-    content = dict(
+    return dict(
         dataset=dataset.name,
         split=dataset.split,
         centre_crops=dataset.centre_crops,
         files=dataset.fingerprint,
         class_list=hashlib.sha256(classes).hexdigest(),
-        seed=seed,
-        scoring=hashlib.sha256(own).hexdigest(),
-        **segmenter.configuration(),
     )
-    return content | dict(hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +108,11 @@ def read_row(folder: Path, image_id: str, digest: str, not_whole: list[Path] | N
     Not whole is a row that is cut, changed or of another configuration, a label map that is missing or other than the
     row says, and timings that are cut. Such files are added to `not_whole`.
     """
-    paths = files_of(folder, image_id)
-    row = read_record(paths[0])
-    if row is None and not paths[0].exists():
+    of_row, *others = files_of(folder, image_id)
+    row = read_record(of_row)
+    if row is None and not of_row.exists():
         return None
-    fault = _not_whole(row, digest, *paths)
+    fault = of_row if row is None else first_not_whole(row, digest, of_row, *others)
     if fault is None:
         return row
     if not_whole is not None:
@@ -120,10 +120,9 @@ def read_row(folder: Path, image_id: str, digest: str, not_whole: list[Path] | N
     return None
 
 
-def _not_whole(row: dict | None, digest: str, of_row: Path, labels: Path, timings: Path) -> Path | None:
-    """The first file of an image that is not whole."""
-    seal = row and row.pop("row_sha256", None)
-    if not row or row.get("run") != digest or seal != _sha256(json.dumps(row).encode()):
+def first_not_whole(row: dict, digest: str, of_row: Path, labels: Path, timings: Path) -> Path | None:
+    """Which of an image's files is not whole, None where all are; takes the row's hash of itself out of it."""
+    if row.pop("row_sha256", None) != _sha256(json.dumps(row).encode()) or row.get("run") != digest:
         return of_row
     if "failed" in row:
         return None
@@ -254,15 +253,18 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     The files are written where all of those are there, but never over a summary of this configuration that is over more
     images.
     """
-    found, files = gathered(folder, dataset, wanted, settings)
+    rows = (read_row(folder, dataset.ids[i], settings["hash"]) for i in wanted)
+    found, files = gathered(folder, dataset, rows, settings)
     if found.finished and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
         for name, content in files.items():
             keep(folder, folder / name, content)
     return found
 
 
-def gathered(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> tuple[Evaluation, dict[str, str]]:
-    """What `gather` returns, and the files that it writes by their names, the summary last."""
+def gathered(
+    folder: Path, dataset: Dataset, rows: Iterable[dict | None], settings: dict
+) -> tuple[Evaluation, dict[str, str]]:
+    """What `gather` returns, and the files that it writes by their names, the summary last; None is an image not done."""
     vocabulary = dataset.vocabulary
     totals = Totals(len(vocabulary), vocabulary.background, dataset.void_is_background)
     timings, missing = Timings(), 0
@@ -270,8 +272,7 @@ def gathered(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> t
     objects: list[dict] = []
     mapping: dict[str, tuple[str, float | None, int]] = {}  # of free names: what it was taken for, similarity, images
     failed: dict[str, str] = {}
-    for i in wanted:
-        row = read_row(folder, dataset.ids[i], settings["hash"])
+    for row in rows:
         if row is None:
             missing += 1
             continue

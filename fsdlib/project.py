@@ -25,15 +25,18 @@ TRAINING = ROOT / "data" / "training"  # checkpoints of the embedded models, not
 REPORTS = ROOT / "reports"
 
 
-def write_atomically(path: Path | str, content: bytes | str) -> Path:
+def write_atomically(path: Path | str, content: bytes | str, through: Path | str | None = None) -> Path:
     """Write `content` to `path` whole or not at all.
 
-    The bytes go to a temporary file in the same folder, which then takes the name in one step, so that a process
-    killed at any point leaves either the old file or the new one.
+    The bytes go to a temporary file, which then takes the name in one step, so that a process killed at any point
+    leaves either the old file or the new one. through: the folder of the temporary file, on the same file system; the
+    same folder by default.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    through = path.parent if through is None else Path(through)
+    for folder in (path.parent, through):
+        folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=through, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -11,7 +11,7 @@ import pytest
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
-from fsdlib.models import ModelSet
+from fsdlib.models import ModelSet, ModelUnavailable
 from fsdlib.recipe import PAPER
 from fsdlib.world.scenes import write_scenes
 
@@ -70,6 +70,19 @@ def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path, content
     evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray", workers=2)
     watcher.join()
     assert killed and contents(tmp_path) == local
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_words(dataset, tmp_path):
+    class Unloadable:  # within the test, so that it travels whole
+        def configuration(self):
+            return dict(method="unloadable")
+
+        def segment(self, images, vocabulary, present, seed):
+            raise ModelUnavailable("model.safetensors is cut: fetch it again")
+
+    with pytest.raises(ModelUnavailable, match="^model.safetensors is cut: fetch it again$"):
+        evaluate(dataset, Unloadable(), tmp_path, batch_size=2, engine="ray", workers=1)
+    assert not list(tmp_path.glob("images/*")) and not (tmp_path / ".running").exists()
 
 
 def test_a_finished_run_starts_no_cluster(dataset, local, tmp_path, monkeypatch, contents):

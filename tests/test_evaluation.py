@@ -173,7 +173,9 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(run, dataset,
     assert process.wait() == -signal.SIGKILL
     done = len(list(tmp_path.glob("images/val*.json")))
     assert 0 < done < SCENES and not (tmp_path / "summary.json").exists()
-    (tmp_path / "labels" / ".val_000003.png.half").write_bytes(b"\x89PNG")  # what a kill between two writes leaves
+    (tmp_path / ".running" / ".val_000003.png.a1b2c3d4").write_bytes(
+        b"\x89PNG"
+    )  # what a kill between two writes leaves
     evaluate(dataset, paper, tmp_path, batch_size=2)
     assert contents(tmp_path) == contents(run.folder)
 

@@ -16,12 +16,14 @@ from contextlib import contextmanager
 import torch
 
 from fsdlib.measure.worker import Worker
+from fsdlib.models import ModelUnavailable
 
 
 class Actor:
     """A worker in a process of its own, which loads its models once.
 
-    Ray Data hands it rows and takes rows, so lists travel as JSON.
+    Ray Data hands it rows and takes rows, so lists travel as JSON, and so does what ends the run: an exception would
+    come out wrapped in Ray's own.
     """
 
     def __init__(self, arguments: tuple):
@@ -29,7 +31,10 @@ class Actor:
 
     def __call__(self, item: dict) -> dict:
         batch, missing = json.loads(item["work"])
-        return dict(result=json.dumps(self.worker(batch, missing)))
+        try:
+            return dict(result=json.dumps(self.worker(batch, missing)), unavailable="")
+        except ModelUnavailable as error:
+            return dict(result="", unavailable=str(error))
 
 
 def on_ray(
@@ -37,7 +42,8 @@ def on_ray(
 ) -> Iterator[tuple[list[dict], list[str]]]:
     """What `Worker(*arguments)` returns for each piece of work, as it comes, from `workers` actors.
 
-    On a machine with GPUs the actors share them evenly. Raises ImportError where ray is not installed.
+    On a machine with GPUs the actors share them evenly. Raises ImportError where ray is not installed, and
+    ModelUnavailable as the workers do.
     """
     try:
         import ray
@@ -62,6 +68,8 @@ def on_ray(
             num_gpus=share,
         )
         for row in results.iter_rows():
+            if row["unavailable"]:
+                raise ModelUnavailable(row["unavailable"])
             rows, notes = json.loads(row["result"])
             yield rows, notes
 

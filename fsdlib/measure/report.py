@@ -4,6 +4,7 @@ A table has one protocol; each of the others has a table of its own. Figures are
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from fsdlib.measure.scores import PROTOCOLS
-from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, stored_labels
+from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, read_record, read_summary, stored_labels
 from fsdlib.project import DATA, REPORTS, write_atomically
 
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
@@ -73,8 +74,7 @@ class Run:
 
     @property
     def timing(self) -> dict | None:
-        path = self.folder / "timing.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_record(self.folder / "timing.json")
 
     def prediction(self, image_id: str) -> np.ndarray | None:
         """The label map of one image, (H, W) uint8, or None: label maps stay where their run was made."""
@@ -100,9 +100,15 @@ class Run:
 def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
     """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode.
 
-    Of runs of one configuration only the one over most images counts: the others are parts of it.
+    Of runs of one configuration only the one over most images counts: the others are parts of it. One whose summary is
+    cut is not finished: it is left out, with a warning.
     """
-    found = [Run(path.parent, json.loads(path.read_text())) for path in sorted(Path(folder).glob("*/summary.json"))]
+    found = []
+    for path in sorted(Path(folder).glob("*/summary.json")):
+        try:
+            found.append(Run(path.parent, read_summary(path.parent)))
+        except ValueError as error:
+            warnings.warn(f"a run is left out: {error}", stacklevel=2)
     found = [run for run in found if run.summary.get("miou") and "recipe" in run.summary]
     largest = {run.summary["hash"]: run for run in sorted(found, key=lambda run: run.summary["images"])}
 

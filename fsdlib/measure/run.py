@@ -1,10 +1,12 @@
 """A method on a dataset: every image's result written once and whole, then a summary of all scores in all protocols.
 
 A run that was stopped, killed even, goes on where it was and ends with the same bytes as one that never was. Its folder
-belongs to one configuration and refuses another. Work goes by batches of neighbouring images, always the same ones, so
-that order, the number of workers and the split into shards change nothing; only another batch size may change rounding.
+belongs to one configuration and refuses another, and a second run at the same time (see `fsdlib.measure.claim`). Work goes
+by batches of neighbouring images, always the same ones, so that order, the number of workers and the split into shards
+change nothing; only another batch size may change rounding. What is cut, changed or missing counts as not done.
 
-    images/ID.json    what was found and counted in one image; written last, so that it stands for the whole
+    images/ID.json    what was found and counted in one image; written last, so that it stands for the whole, with a hash
+                      of itself and one of the label map
     labels/ID.png     its label map, a palette PNG
     timings/ID.json   seconds of every stage, which batch it was in: the one thing that differs from run to run
     summary.json, images.csv, objects.csv, confusion.csv, mapping.csv, timing.json
@@ -14,7 +16,6 @@ import hashlib
 import inspect
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,10 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdlib.measure import scores, worker
+from fsdlib.measure.claim import claimed
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.segmenters import Segmenter
-from fsdlib.measure.summary import TABLES, Evaluation, dense, gather, read_row
-from fsdlib.project import write_atomically
+from fsdlib.measure.summary import RECORDS, Evaluation, dense, gather, read_record, read_row
 
 
 class EvaluationFailed(RuntimeError):
@@ -37,22 +38,35 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
     """All that a run's results depend on, the stages' own source included, and the hash of it."""
     # what rows are made by; a summary is made anew each time
     own = "".join(inspect.getsource(module) for module in (scores, worker)).encode()
+    content = dict(
+        **of_dataset(dataset),
+        seed=seed,
+        scoring=hashlib.sha256(own).hexdigest(),
+        **segmenter.configuration(),
+    )
+    return content | dict(hash=configuration_hash(content))
+
+
+def configuration_hash(content: dict) -> str:
+    """The hash of a configuration, of all in it but the hash."""
+    rest = {key: value for key, value in content.items() if key != "hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def of_dataset(dataset: Dataset) -> dict:
+    """What a configuration says of its dataset."""
     known = dataset.vocabulary
     lists = [known, *filter(None, [known.finer])]
     classes = json.dumps(
         [known.groups, *([one.names, one.synonyms, one.strings, one.background] for one in lists)]
     ).encode()
-    content = dict(
+    return dict(
         dataset=dataset.name,
         split=dataset.split,
         centre_crops=dataset.centre_crops,
         files=dataset.fingerprint,
         class_list=hashlib.sha256(classes).hexdigest(),
-        seed=seed,
-        scoring=hashlib.sha256(own).hexdigest(),
-        **segmenter.configuration(),
     )
-    return content | dict(hash=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest())
 
 
 def evaluate(
@@ -79,38 +93,63 @@ def evaluate(
     with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed
     at the end.
 
-    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those.
+    Raises ValueError for parameters that make no sense, for a folder in, around or equal to the dataset's, for one that
+    holds others' files, and for one with results of another configuration, unless `replace` says to delete those;
+    FolderInUse where another run works in it; ModelUnavailable, at the first image, where the models cannot be loaded.
     """
-    folder, settings = Path(folder), configuration(dataset, segmenter, seed)
+    counts = dict(seed=seed, batch_size=batch_size, workers=workers, threads=threads)
+    _check(replace, tolerated_failures, **counts, **({} if limit is None else dict(limit=limit)))
     part, parts = _shard(shard)
     if engine not in ("local", "ray"):
         raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    folder, settings = Path(folder), configuration(dataset, segmenter, seed)
     if settings.get("vocabulary_mode") == "oracle" and not dataset.has_labels:
         raise ValueError(
             f"vocabulary_mode 'oracle' is told the classes truly present, which {dataset.name!r} has no masks to say: take another mode"
         )
-    _claim(folder, settings, replace)
-
     wanted = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    done, failures, running = set(), 0, np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
-    for i in wanted:
-        row = read_row(folder, dataset.ids[i], settings["hash"])
-        if row is not None and "failed" not in row and (folder / "labels" / f"{dataset.ids[i]}.png").exists():
-            done.add(i)
-            running += dense(row.get("counts", ()), len(dataset.vocabulary))
     batches = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(wanted), batch_size)][
         part::parts
     ]
+    cut = [folder / name for name in RECORDS if (folder / name).exists() and read_record(folder / name) is None]
+    with claimed(folder, dataset.root, settings, replace, part, parts):
+        arguments = (dataset, segmenter, folder, settings["hash"], seed, threads)
+        _work(arguments, batches, wanted, cut, engine, workers, settings.get("vocabulary_mode", ""))
+        run = gather(folder, dataset, wanted, settings)
+    failed = run.summary["failed"]
+    if run.finished and len(failed) > tolerated_failures * len(wanted):
+        first = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:3])
+        raise EvaluationFailed(
+            f"{len(failed)} of {len(wanted)} images failed, more than the tolerated share of {tolerated_failures:g} ({first}): mend them and run again, which "
+            f"tries these alone, or raise tolerated_failures; {folder}/images says why each did"
+        )
+    return run
+
+
+def _work(
+    arguments: tuple, batches: list[range], wanted: range, not_whole: list[Path], engine: str, workers: int, mode: str
+) -> None:
+    """Do all of the `batches` that is not done. not_whole: files that are already known to be made anew."""
+    dataset, _, folder, digest, *_ = arguments
     mine = [i for batch in batches for i in batch if i in wanted]
+    done, failures, running = set(), 0, np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
+    ours = set(mine)
+    for i in wanted:
+        row = read_row(folder, dataset.ids[i], digest, not_whole if i in ours else None)
+        if row is not None and "failed" not in row:
+            done.add(i)
+            running += dense(row.get("counts", ()), len(dataset.vocabulary))
+    if not_whole:
+        names = ", ".join(str(path.relative_to(folder)) for path in not_whole[:3])
+        tqdm.write(
+            f"{folder}: {len(not_whole)} files were cut, changed or missing and are made anew "
+            f"({names}{', ...' if len(not_whole) > 3 else ''})"
+        )
     # the whole batch again, though only part of it may be missing: rounding depends on who is in a batch
     work = [(list(batch), [i for i in batch if i in wanted and i not in done]) for batch in batches]
     work = [(batch, missing) for batch, missing in work if missing]
-    arguments = (dataset, segmenter, folder, settings["hash"], seed, threads)
     with tqdm(
-        total=len(mine),
-        initial=sum(i in done for i in mine),
-        desc=f"{dataset.name} {settings.get('vocabulary_mode', '')}",
-        unit="image",
+        total=len(mine), initial=sum(i in done for i in mine), desc=f"{dataset.name} {mode}", unit="image"
     ) as bar:
         for rows, notes in _results(engine, arguments, work, workers):
             for note in notes:
@@ -128,37 +167,25 @@ def evaluate(
             bar.set_postfix_str(", ".join(so_far + ([f"{failures} failed"] if failures else [])), refresh=False)
             bar.update(len(rows))
 
-    run = gather(folder, dataset, wanted, settings)
-    failed = run.summary["failed"]
-    if run.finished and len(failed) > tolerated_failures * len(wanted):
-        first = "; ".join(f"{image_id}: {reason}" for image_id, reason in list(failed.items())[:3])
-        raise EvaluationFailed(
-            f"{len(failed)} of {len(wanted)} images failed, more than the tolerated share of {tolerated_failures:g} ({first}): mend them and run again, which "
-            f"tries these alone, or raise tolerated_failures; {folder}/images says why each did"
-        )
-    return run
+
+def _check(replace: bool, tolerated_failures: float, **counts: int) -> None:
+    if not isinstance(replace, bool):
+        raise ValueError(f"replace is {replace!r}: write True or False, without quotes")
+    for name, value in counts.items():
+        least = 0 if name == "seed" else 1
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} is {value!r}: write a whole number from {least} on")
+    if isinstance(tolerated_failures, bool) or not isinstance(tolerated_failures, int | float):
+        raise ValueError(f"tolerated_failures is {tolerated_failures!r}: write a share of the images, such as 0.01")
+    if not 0 <= tolerated_failures <= 1:
+        raise ValueError(f"tolerated_failures is {tolerated_failures}: write a share of the images, from 0 to 1")
 
 
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d+)/(\d+)", str(text))
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"shard is {text!r}: write i/n, with i from 0 to n - 1, such as 0/4")
     return int(match[1]), int(match[2])
-
-
-def _claim(folder: Path, settings: dict, replace: bool) -> None:
-    """Make the folder this configuration's own, or raise ValueError where it is another's."""
-    stamp = folder / "run.json"
-    if stamp.exists() and json.loads(stamp.read_text())["hash"] != settings["hash"]:
-        if not replace:
-            raise ValueError(
-                f"{folder} holds results of another configuration: choose another output folder, or replace them with replace=True"
-            )
-        for name in ("images", "labels", "timings"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("summary.json", "timing.json", *(f"{table}.csv" for table in TABLES)):
-            (folder / name).unlink(missing_ok=True)
-    write_atomically(stamp, json.dumps(settings, indent=1))
 
 
 def _results(engine: str, arguments: tuple, work: list, workers: int) -> Iterator[tuple[list[dict], list[str]]]:

@@ -14,7 +14,7 @@ from fsdlib import caption as captioning
 from fsdlib import clusters, features, pipeline, refinement, words
 from fsdlib import names as naming
 from fsdlib.measure.scores import rounded
-from fsdlib.models import Models, ModelSet
+from fsdlib.models import Models, ModelSet, ModelUnavailable
 from fsdlib.recipe import BACKGROUND_NAMES, Recipe
 from fsdlib.vocabulary import Vocabulary
 
@@ -42,7 +42,8 @@ class Prediction:
 class Segmenter(Protocol):
     """A method that can be evaluated. `FreeSegDiff` is this project's; another one needs no more than this.
 
-    It is sent to workers by pickle, and loads what it needs there when first asked.
+    It is sent to workers by pickle, and loads what it needs there when first asked. ModelUnavailable, raised where that
+    cannot be loaded, ends the run; any other error is taken for one of the image's and costs that image alone.
     """
 
     def configuration(self) -> dict:
@@ -84,7 +85,19 @@ class FreeSegDiff:
 
     @cached_property
     def loaded(self) -> Models:
-        return self.models if isinstance(self.models, Models) else self.models.load()
+        if isinstance(self.models, Models):
+            return self.models
+        try:
+            return self.models.load()
+        except ModelUnavailable:
+            raise
+        except Exception as error:  # each library has its own for a file that is not what it should be
+            folders = ", ".join(sorted({str(folder) for folder in self.models.folders.values()}))
+            raise ModelUnavailable(
+                f"model set {self.models.name!r} cannot be loaded from {folders} ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}): delete the file that is damaged and run `make fetch` again, or, where "
+                f"memory does not hold the models, take another device"
+            ) from error
 
     def __reduce__(self):
         return FreeSegDiff, (self.models, self.recipe)  # without what was loaded here

@@ -1,8 +1,9 @@
 """From the rows of an evaluation to its summary: every score, with its interval, and the tables of reports."""
 
+import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,10 @@ PARTITIONS = ("clusters", "painted")  # what was found before names, and the lab
 MATCHINGS = {"majority": scores.majority_labels, "hungarian": scores.hungarian_labels}
 IMAGE_PROTOCOLS = scores.PROTOCOLS[1:]  # means over images
 TABLES = ("images", "objects", "confusion", "mapping")  # the CSVs that a summary comes with
+OF_IMAGES = ("images", "labels", "timings")  # a run's folders, with a file an image in each
+RECORDS = ("run.json", "summary.json", "timing.json")
+OF_THE_RUN = (*RECORDS, *(f"{table}.csv" for table in TABLES))
+RUNNING = ".running"  # in a run's folder while processes work there: their locks, and what they are writing
 
 
 @dataclass(frozen=True)
@@ -42,21 +47,88 @@ class Evaluation:
         return stored_labels(self.folder, image_id)
 
 
+def files_of(folder: Path, image_id: str) -> tuple[Path, Path, Path]:
+    """Where a run keeps an image's results: its row, its label map, its timings."""
+    row, labels, timings = (folder / name for name in OF_IMAGES)
+    return row / f"{image_id}.json", labels / f"{image_id}.png", timings / f"{image_id}.json"
+
+
+def keep(folder: Path, path: Path, content: bytes | str) -> Path:
+    """Write a file of a run whole or not at all, by way of RUNNING, where nobody but runs writes."""
+    return write_atomically(path, content, folder / RUNNING)
+
+
 def stored_labels(folder: Path, image_id: str) -> np.ndarray | None:
-    """The label map that a run keeps of an image, (H, W) uint8, or None where it has none."""
-    path = folder / "labels" / f"{image_id}.png"
-    return np.asarray(Image.open(path)) if path.exists() else None
+    """The label map that a run keeps of an image, (H, W) uint8, or None where it has none.
 
-
-def read_row(folder: Path, image_id: str, digest: str) -> dict | None:
-    """An image's row, or None where it has none yet."""
-    path = folder / "images" / f"{image_id}.json"
-    if not path.exists():
+    Raises ValueError for one that cannot be read.
+    """
+    _, path, _ = files_of(folder, image_id)
+    try:
+        return np.asarray(Image.open(path))
+    except FileNotFoundError:
         return None
-    row = json.loads(path.read_text())
-    if row["run"] != digest:
-        raise ValueError(f"{path} is of another configuration: delete it and run again")
-    return row
+    except Exception as error:  # decoders raise whatever comes to them on a damaged file
+        raise ValueError(f"{path} cannot be read ({error}): evaluate again, which makes it anew") from error
+
+
+def read_record(path: Path) -> dict | None:
+    """A JSON object, or None where the file is missing, empty, cut or no such thing."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, RecursionError, ValueError):  # ValueError: no JSON, or no text
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_summary(folder: Path) -> dict:
+    """A finished run's summary; raises ValueError where it is not there or not whole."""
+    if (summary := read_record(folder / "summary.json")) is None:
+        raise ValueError(f"{folder / 'summary.json'} is missing, empty or cut: evaluate again, which writes it anew")
+    return summary
+
+
+def sealed(row: dict) -> str:
+    """A row as it is kept: JSON, with a hash of all else in it, so that one that was changed is told from a whole one."""
+    return json.dumps(row | dict(row_sha256=_sha256(json.dumps(row).encode())))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def label_map_hash(content: bytes) -> dict[str, str]:
+    """What a row says of the file of its label map."""
+    return dict(label_map=_sha256(content))
+
+
+def read_row(folder: Path, image_id: str, digest: str, not_whole: list[Path] | None = None) -> dict | None:
+    """An image's row, or None where it is not done: where its row, its label map or its timings are not whole.
+
+    Not whole is a row that is cut, changed or of another configuration, a label map that is missing or other than the
+    row says, and timings that are cut. Such files are added to `not_whole`.
+    """
+    of_row, *others = files_of(folder, image_id)
+    row = read_record(of_row)
+    if row is None and not of_row.exists():
+        return None
+    fault = of_row if row is None else first_not_whole(row, digest, of_row, *others)
+    if fault is None:
+        return row
+    if not_whole is not None:
+        not_whole.append(fault)
+    return None
+
+
+def first_not_whole(row: dict, digest: str, of_row: Path, labels: Path, timings: Path) -> Path | None:
+    """Which of an image's files is not whole, None where all are; takes the row's hash of itself out of it."""
+    if row.pop("row_sha256", None) != _sha256(json.dumps(row).encode()) or row.get("run") != digest:
+        return of_row
+    if "failed" in row:
+        return None
+    if not labels.is_file() or row["label_map"] != _sha256(labels.read_bytes()):
+        return labels
+    return timings if timings.exists() and read_record(timings) is None else None
 
 
 def sparse(counts: np.ndarray) -> list[list[int]]:
@@ -181,6 +253,18 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     The files are written where all of those are there, but never over a summary of this configuration that is over more
     images.
     """
+    rows = (read_row(folder, dataset.ids[i], settings["hash"]) for i in wanted)
+    found, files = gathered(folder, dataset, rows, settings)
+    if found.finished and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
+        for name, content in files.items():
+            keep(folder, folder / name, content)
+    return found
+
+
+def gathered(
+    folder: Path, dataset: Dataset, rows: Iterable[dict | None], settings: dict
+) -> tuple[Evaluation, dict[str, str]]:
+    """What `gather` returns, and the files that it writes by their names, the summary last; None is an image not done."""
     vocabulary = dataset.vocabulary
     totals = Totals(len(vocabulary), vocabulary.background, dataset.void_is_background)
     timings, missing = Timings(), 0
@@ -188,8 +272,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     objects: list[dict] = []
     mapping: dict[str, tuple[str, float | None, int]] = {}  # of free names: what it was taken for, similarity, images
     failed: dict[str, str] = {}
-    for i in wanted:
-        row = read_row(folder, dataset.ids[i], settings["hash"])
+    for row in rows:
         if row is None:
             missing += 1
             continue
@@ -203,7 +286,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
             totals.add(row, counts)
             scored = _of_image(row, ious, vocabulary)
             objects += _of_objects(row, counts, ious, vocabulary)
-        timings.add(folder / "timings" / f"{row['id']}.json")
+        timings.add(read_record(files_of(folder, row["id"])[2]))
         table.append(dict(id=row["id"]) | scored | dict(found=", ".join(row["found"]), caption=row["caption"]))
         for name, (taken_for, similarity) in row["mapping"].items():
             mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
@@ -223,32 +306,27 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
         },
     )
     frames = dict(images=pd.DataFrame(table), objects=pd.DataFrame(objects, columns=["id", "class", "share", "iou"]))
-    if not missing and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
-        named = [*vocabulary.names, "void"]
-        cells = [
-            dict(truth=named[row], prediction=named[column], pixels=pixels)
-            for row, column, pixels in sparse(totals.confusion)
-        ]
-        free: list[dict] = [
-            dict(name=name, taken_for=label, similarity=similarity, images=count)
-            for name, (label, similarity, count) in mapping.items()
-        ]
-        free.sort(key=lambda one: (-one["images"], one["name"]))
-        tables = frames | dict(confusion=pd.DataFrame(cells)) | (dict(mapping=pd.DataFrame(free)) if free else {})
-        for name, frame in tables.items():
-            write_atomically(folder / f"{name}.csv", frame.to_csv(index=False))
-        write_atomically(folder / "timing.json", json.dumps(timings.summary(), indent=1))
-        write_atomically(folder / "summary.json", json.dumps(summary, indent=1))
-        for leftover in folder.glob("*/.*"):  # what a killed process was writing
-            leftover.unlink(missing_ok=True)
-    return Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
+    named = [*vocabulary.names, "void"]
+    cells = [
+        dict(truth=named[row], prediction=named[column], pixels=pixels)
+        for row, column, pixels in sparse(totals.confusion)
+    ]
+    free: list[dict] = [
+        dict(name=name, taken_for=label, similarity=similarity, images=count)
+        for name, (label, similarity, count) in mapping.items()
+    ]
+    free.sort(key=lambda one: (-one["images"], one["name"]))
+    tables = frames | dict(confusion=pd.DataFrame(cells)) | (dict(mapping=pd.DataFrame(free)) if free else {})
+    files = {f"{name}.csv": frame.to_csv(index=False) for name, frame in tables.items()}
+    files["timing.json"] = json.dumps(timings.summary(), indent=1)
+    files["summary.json"] = json.dumps(summary, indent=1)
+    found = Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
+    return found, files
 
 
 def _is_over_more(path: Path, digest: str, images: int) -> bool:
-    if not path.exists():
-        return False
-    stored = json.loads(path.read_text())
-    return stored["hash"] == digest and stored["images"] + len(stored["failed"]) > images
+    stored = read_record(path)
+    return stored is not None and stored.get("hash") == digest and stored["images"] + len(stored["failed"]) > images
 
 
 def _of_image(row: dict, ious: np.ndarray, vocabulary: Vocabulary) -> dict:
@@ -280,11 +358,10 @@ class Timings:
     def __init__(self):
         self.images, self.seconds, self.most, self.batches, self.gpu = 0, {}, {}, set(), None
 
-    def add(self, path: Path) -> None:
+    def add(self, timing: dict | None) -> None:
         """Take an image's timings, where they were kept."""
-        if not path.exists():
+        if timing is None:
             return
-        timing = json.loads(path.read_text())
         self.images += 1
         self.batches.add(timing["batch"])
         self.gpu = timing.get("gpu", self.gpu)

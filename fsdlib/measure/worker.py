@@ -20,9 +20,9 @@ from fsdlib.measure import scores
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.scores import rounded
 from fsdlib.measure.segmenters import Prediction, Segmenter
-from fsdlib.measure.summary import MATCHINGS, PARTITIONS, sparse
-from fsdlib.project import write_atomically
-from fsdlib.vocabulary import VOID
+from fsdlib.measure.summary import MATCHINGS, files_of, keep, label_map_hash, sealed, sparse
+from fsdlib.models import ModelUnavailable
+from fsdlib.vocabulary import VOID, Vocabulary
 
 SMALLEST_REGION = 0.001  # of an image's pixels: smaller parts of a class are not counted as regions
 
@@ -45,7 +45,8 @@ class Worker:
     def __call__(self, batch: Sequence[int], missing: Sequence[int]) -> tuple[list[dict], list[str]]:
         """Segment the images of `batch` and write those that are `missing`.
 
-        Returns their rows, and notes for whoever watches.
+        Returns their rows, and notes for whoever watches. Raises ModelUnavailable, which is no image's fault and would
+        be that of all.
         """
         with _threads(self.threads):
             outcomes = self._outcomes(batch)
@@ -84,6 +85,8 @@ class Worker:
                 return {part[0]: error}
             self.most = (len(part) + 1) // 2
             self.notes.append(f"out of memory with a batch of {len(part)}: going on with {self.most}")
+        except ModelUnavailable:
+            raise
         except Exception as error:
             if len(part) == 1:
                 return {part[0]: error}
@@ -100,54 +103,64 @@ class Worker:
             try:
                 image, truth, prediction, together = outcome
                 row |= self._found(image, truth, prediction)
+            except ModelUnavailable:
+                raise
             except Exception as error:
                 outcome = error
+        of_row, of_labels, of_timings = files_of(self.folder, image_id)
         if isinstance(outcome, Exception):
             row["failed"] = re.sub(r" at 0x[0-9a-f]+", "", f"{type(outcome).__name__}: {outcome}")
         else:
-            write_atomically(
-                self.folder / "labels" / f"{image_id}.png",
-                _palette_png(prediction.labels, self.dataset.vocabulary.palette),
-            )
+            label_map = _palette_png(prediction.labels, self.dataset.vocabulary.palette)
+            keep(self.folder, of_labels, label_map)
+            row |= label_map_hash(label_map)
             timing = dict(
                 batch=together,
                 seconds={stage: round(seconds, 4) for stage, seconds in prediction.seconds.items()},
                 **_memory(),
             )
-            write_atomically(self.folder / "timings" / f"{image_id}.json", json.dumps(timing))
-        write_atomically(self.folder / "images" / f"{image_id}.json", json.dumps(row))
+            keep(self.folder, of_timings, json.dumps(timing))
+        keep(self.folder, of_row, sealed(row))
         return row
 
     def _found(self, image: np.ndarray, truth: np.ndarray | None, prediction: Prediction) -> dict:
         vocabulary = self.dataset.vocabulary
         row = dict(
             caption=prediction.caption,
-            found=[vocabulary.names[label] for label in np.unique(prediction.labels) if label],
             spoken=sorted(words.spoken_classes(prediction.caption, vocabulary)),
             candidates=None if prediction.candidates is None else list(prediction.candidates),
             mapping={name: list(pair) for name, pair in prediction.mapping.items()},
             **prediction.details,
+            **counted(prediction.labels, truth, vocabulary),
         )
         if truth is None:
             return row
-        classes = len(vocabulary)
         present = np.setdiff1d(truth, (0, VOID))
         named = self.segmenter.name_masks(image, truth == present[:, None, None], vocabulary) if len(present) else []
-        partitions = dict(zip(PARTITIONS, (enlarged(prediction.clusters, *truth.shape), prediction.labels)))
-        return row | dict(
-            present=[vocabulary.names[label] for label in present],
-            regions=_regions(truth),
-            counts=sparse(scores.confusion(prediction.labels, truth, classes)),
-            named=[[int(label), int(other)] for label, other in zip(present, named)],
-            masks={
-                name: {
-                    how: sparse(scores.confusion(match(partition, truth), truth, classes))
-                    for how, match in MATCHINGS.items()
-                }
-                | dict(boundary_f=rounded(scores.boundary_f(partition, truth)))
-                for name, partition in partitions.items()
-            },
-        )
+        row["named"] = [[int(label), int(other)] for label, other in zip(present, named)]
+        row["masks"] |= dict(clusters=_quality(enlarged(prediction.clusters, *truth.shape), truth, len(vocabulary)))
+        return row
+
+
+def counted(labels: np.ndarray, truth: np.ndarray | None, vocabulary: Vocabulary) -> dict:
+    """All of a row that follows from the label map and the truth alone, both (H, W) uint8."""
+    row: dict = dict(found=[vocabulary.names[label] for label in np.unique(labels) if label])
+    if truth is None:
+        return row
+    return row | dict(
+        present=[vocabulary.names[label] for label in np.setdiff1d(truth, (0, VOID))],
+        regions=_regions(truth),
+        counts=sparse(scores.confusion(labels, truth, len(vocabulary))),
+        masks=dict(painted=_quality(labels, truth, len(vocabulary))),
+    )
+
+
+def _quality(partition: np.ndarray, truth: np.ndarray, classes: int) -> dict:
+    """What regions are worth whatever their names."""
+    matched = {
+        how: sparse(scores.confusion(match(partition, truth), truth, classes)) for how, match in MATCHINGS.items()
+    }
+    return matched | dict(boundary_f=rounded(scores.boundary_f(partition, truth)))
 
 
 def _regions(truth: np.ndarray) -> int:

@@ -21,6 +21,7 @@ from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
+from fsdlib.measure.summary import read_summary
 from fsdlib.models import Captioner, Clip, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.names import BlackFrame, Crop, View
 from fsdlib.pipeline import segment_batch
@@ -261,10 +262,7 @@ def report(runs: Sequence[Path], count: int = 200, seed: int = 0, out: Path = RE
     """Measure the mini models, join the summaries of the evaluation runs by recipe, write the report and return it."""
     root = write_scenes(val=count, seed=seed)
     dataset, models = open_dataset("scenes", root), load_models("mini")
-    summaries = {
-        summary["recipe"]["name"]: summary
-        for summary in (json.loads((Path(run) / "summary.json").read_text()) for run in runs)
-    }
+    summaries = {summary["recipe"]["name"]: summary for summary in map(read_summary, map(Path, runs))}
     for name, summary in summaries.items():
         if (
             summary["identity"] != models.identity

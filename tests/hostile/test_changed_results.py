@@ -1,0 +1,161 @@
+"""Results that were changed behind a run's back: `verify` says which numbers do not follow from label maps and truth."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.summary import sealed
+from fsdlib.measure.verify import main, verify
+
+
+@pytest.fixture
+def run(dataset, method, tmp_path):
+    return evaluate(dataset, method, tmp_path / "run", batch_size=2).folder
+
+
+def changed(path, change):
+    """A record with something in it changed, and for a row its hash of itself with it."""
+    content = json.loads(path.read_text())
+    change(content)
+    content.pop("row_sha256", None)
+    path.write_text(sealed(content) if path.parent.name == "images" else json.dumps(content))
+
+
+def test_a_run_that_nobody_touched_agrees(run, dataset, method, tmp_path, everything):
+    before = everything(run)
+    assert verify(run, dataset) == []
+    assert everything(run) == before
+    part = evaluate(dataset, method, tmp_path / "part", limit=3).folder
+    assert verify(part, dataset) == []
+
+
+def test_a_run_without_masks_agrees(dataset, method, tmp_path):
+    shutil.rmtree(dataset.root / "masks")
+    pictures = open_dataset("folder", dataset.root)
+    run = evaluate(pictures, method, tmp_path / "run").folder
+    assert verify(run, pictures) == []
+    Image.fromarray(np.zeros((12, 16), np.uint8)).save(run / "labels/p1.png")
+    assert verify(run, pictures) == [
+        "labels/p1.png: missing, or not as it was written",
+        "images/p1.json: found: 1 entries, recomputed 0 entries",
+        "images.csv[1]: found: 'cat', recomputed ''",
+    ]
+
+
+def test_a_failed_image_has_no_numbers_to_differ(dataset, method, tmp_path):
+    (dataset.root / "images/p1.png").write_bytes((dataset.root / "images/p1.png").read_bytes()[:60])
+    damaged = open_dataset("folder", dataset.root)
+    run = evaluate(damaged, method, tmp_path / "run", tolerated_failures=0.5).folder
+    assert list(json.loads((run / "summary.json").read_text())["failed"]) == ["p1"]
+    assert verify(run, damaged) == []
+
+
+def test_a_label_map_with_one_pixel_changed(run, dataset):
+    labels = np.array(Image.open(run / "labels/p2.png"))
+    labels[0, 0] = 1 - labels[0, 0]
+    Image.fromarray(labels).save(run / "labels/p2.png")
+    findings = verify(run, dataset)
+    assert findings[0] == "labels/p2.png: missing, or not as it was written"
+    assert any(finding.startswith("images/p2.json: counts") for finding in findings)
+    assert any(finding.startswith("summary.json: miou: dataset: ") for finding in findings)
+    assert any(finding.startswith("images.csv[2]: miou: ") for finding in findings)
+    assert not any("p1" in finding for finding in findings)
+
+
+@pytest.mark.parametrize(
+    "key, change",
+    [
+        ("counts[0][2]", lambda row: row["counts"][0].__setitem__(2, row["counts"][0][2] + 1)),
+        ("present", lambda row: row["present"].pop()),
+        ("regions", lambda row: row.update(regions=row["regions"] + 1)),
+        ("masks: painted: boundary_f", lambda row: row["masks"]["painted"].update(boundary_f=0.123)),
+        ("found", lambda row: row.update(found=[])),
+    ],
+)
+def test_a_row_changed_with_its_hash(key, change, run, dataset):
+    """The truth finds what the hash does not; the summary was right before."""
+    changed(run / "images/p3.json", change)
+    findings = verify(run, dataset)
+    assert len(findings) == 1 and findings[0].startswith(f"images/p3.json: {key}: ")
+
+
+def test_a_row_changed_without_its_hash_where_only_the_hash_can_tell(run, dataset):
+    row = json.loads((run / "images/p3.json").read_text())
+    (run / "images/p3.json").write_text(json.dumps(row | dict(caption="two dogs")))
+    assert "images/p3.json: missing, or not as it was written" in verify(run, dataset)
+
+
+def test_a_summary_with_a_better_number(run, dataset):
+    was = json.loads((run / "summary.json").read_text())["miou"]["dataset"]
+    changed(run / "summary.json", lambda summary: summary["miou"].update(dataset=0.9))
+    assert verify(run, dataset) == [f"summary.json: miou: dataset: 0.9, recomputed {was!r}"]
+
+
+@pytest.mark.parametrize("table", ["images", "objects", "confusion"])
+def test_a_table_that_is_cut_changed_missing_or_not_of_the_run(table, run, dataset):
+    path = run / f"{table}.csv"
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert verify(run, dataset) == [f"{table}.csv: {len(lines) - 2} entries, recomputed {len(lines) - 1} entries"]
+    path.write_text(text.replace(",", ",9", 1) if table == "confusion" else text.replace("p3,", "p9,", 1))
+    assert [finding.split("[")[0].split(":")[0] for finding in verify(run, dataset)][:1] == [f"{table}.csv"]
+    path.unlink()
+    assert verify(run, dataset) == [f"{table}.csv: None, recomputed {len(lines) - 1} entries"]
+    path.write_text(text)
+    (run / "mapping.csv").write_text("name,taken_for\na,b\n")
+    assert verify(run, dataset) == ["mapping.csv: 1 entries, recomputed None"]
+
+
+def test_a_mask_changed_to_a_file_of_the_same_size(run, dataset):
+    path = dataset.root / "masks/p4.png"
+    before = path.read_bytes()
+    mask = np.array(Image.open(path))
+    mask[:6] = mask[6:]
+    Image.fromarray(mask).save(path)
+    path.write_bytes(path.read_bytes()[: len(before)].ljust(len(before), b"\0"))
+    findings = verify(run, open_dataset("folder", dataset.root))
+    assert any(finding.startswith("images/p4.json: counts") for finding in findings)
+    assert any(finding.startswith("summary.json: miou: dataset") for finding in findings)
+
+
+@pytest.mark.parametrize("name", ["images/p0.json", "labels/p0.png"])
+def test_what_is_missing_or_cut_is_named(name, run, dataset):
+    (run / name).write_bytes((run / name).read_bytes()[:20])
+    cut = verify(run, dataset)
+    (run / name).unlink()
+    for findings in (cut, verify(run, dataset)):
+        assert findings[0].startswith(f"{name}: ")
+        assert findings[-1] == "summary.json: not compared, since 1 images have no row or no label map"
+
+
+def test_a_configuration_that_was_changed(run, dataset):
+    changed(run / "run.json", lambda settings: settings.update(threshold=3))
+    assert "run.json: its hash is not that of the configuration in it" in verify(run, dataset)
+
+
+def test_another_class_list_or_no_run_at_all_is_refused(run, dataset, tmp_path):
+    (dataset.root / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(ValueError, match="of another dataset: its class_list"):
+        verify(run, open_dataset("folder", dataset.root))
+    with pytest.raises(ValueError, match=r"run.json is missing or not whole"):
+        verify(tmp_path, dataset)
+    (run / "summary.json").unlink()
+    with pytest.raises(ValueError, match=r"summary.json is missing, empty or cut"):
+        verify(run, dataset)
+
+
+def test_the_command_says_what_differs_and_fails(run, dataset, capsys):
+    main([str(run), "--root", str(dataset.root)])
+    assert capsys.readouterr().out.startswith("every number follows")
+    changed(run / "summary.json", lambda summary: summary["miou"].update(dataset=0.9))
+    with pytest.raises(SystemExit, match="1 numbers or files differ"):
+        main([str(run), "--root", str(dataset.root)])
+    assert capsys.readouterr().out.startswith("summary.json: miou: dataset: 0.9, recomputed ")
+    with pytest.raises(SystemExit, match="error: .*run.json is missing"):
+        main([str(dataset.root), "--root", str(dataset.root)])

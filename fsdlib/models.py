@@ -9,10 +9,11 @@ import argparse
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, wraps
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HTTPError
 from PIL import Image
+from safetensors import safe_open
 from torchvision.transforms import CenterCrop, Compose
 from transformers import (
     AutoModelForImageTextToText,
@@ -41,6 +43,10 @@ REHEARSAL = "REHEARSAL.txt"  # lies in a cache of random numbers (fsdlib.world.r
 
 class ModelUnavailable(RuntimeError):
     """A model's files are neither in the cache nor to be had from the hub, or do not hold the whole model."""
+
+
+class NotFinite(ValueError):
+    """A model gave NaN or infinity, from which nothing must be concluded: not even that nothing was found."""
 
 
 @dataclass(frozen=True)
@@ -175,10 +181,11 @@ def sources(name: str, captioner: str | None = None, clip: str | None = None) ->
 
 
 def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path, dict]:
-    """The folder that holds a source's files, and its identity: {repository, revision, commit or sha256}.
+    """The folder that holds a source's files, and its identity: {repository, revision, the hub's commit, sha256}.
 
-    Files in the cache are used as they are; the hub is asked only for what is missing. Raises ModelUnavailable, in one
-    sentence with the command that helps, where they cannot be had.
+    The last is over every file that is read, configurations and tokenizers too. Files in the cache are used as they are;
+    the hub is asked only for what is missing. Raises ModelUnavailable, in one sentence with the command that helps, where
+    they cannot be had, and where weights are not those that the manifest or the hub's own name for them says.
     """
     if source.folder is not None:
         missing = [name for name in source.files if not (source.folder / name).exists()]
@@ -186,9 +193,8 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
             raise ModelUnavailable(
                 f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb"
             )
-        return source.folder, dict(
-            repository=source.repository, revision=source.revision, sha256=_verified(source.folder, source.files)
-        )
+        own = dict(repository=source.repository, revision=source.revision)
+        return source.folder, own | dict(sha256=_verified(source.folder, source.files))
     problem = "it is not in the cache"
     for only_cached in (True, False) if download else (True,):
         try:
@@ -207,7 +213,8 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
                 problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
             continue
         if all((folder / name).exists() for name in source.files):
-            return folder, dict(repository=source.repository, revision=source.revision, commit=folder.name)
+            own = dict(repository=source.repository, revision=source.revision, commit=folder.name)
+            return folder, own | dict(sha256=_verified(folder, source.files))
         problem = "some of its files are missing"
     raise ModelUnavailable(
         f"model {source.repository} at revision {source.revision} cannot be loaded since {problem}: "
@@ -222,22 +229,46 @@ def _fetch_with(name: str, captioner: str | None, clip: str | None) -> str:
     )
 
 
+# What the libraries read where they find it, beside the files that a source names: generation_config.json, tokenizers.
+_READ_BESIDE = (".json", ".txt", ".jinja", ".model")
+
+
 def _verified(folder: Path, files: Sequence[str]) -> str:
-    """One hash over a folder's weights, each of which must have the hash that the manifest gives."""
-    manifest = json.loads((MINI / "manifest.json").read_text())["files"]
+    """One hash over every file that is read of a part; weights must be what the manifest or the hub's own name says."""
+    folders = {(folder / name).parent for name in files}
+    beside = (path for inside in folders for path in inside.iterdir() if path.suffix in _READ_BESIDE)
+    names = {path.relative_to(folder).as_posix() for path in beside} | set(files)
+    contents = {name: _sha256(folder / name) for name in sorted(names)}
     for name in files:
-        path = folder / name
-        if path.suffix == ".safetensors":
-            found, expected = (
-                hashlib.sha256(path.read_bytes()).hexdigest(),
-                manifest.get(path.relative_to(MINI).as_posix(), "nothing"),
-            )
-            if found != expected:
-                raise ModelUnavailable(
-                    f"{path} has sha256 {found[:12]}, the manifest says {expected[:12]}: restore the file from version control"
-                )
-    weights = sorted((name, digest) for name, digest in manifest.items() if (MINI / name).is_relative_to(folder))
-    return hashlib.sha256(json.dumps(weights).encode()).hexdigest()
+        if name.endswith(".safetensors"):
+            _check_weights(folder / name, contents[name])
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _check_weights(path: Path, found: str) -> None:
+    """Raise ModelUnavailable where weights have another hash than the manifest gives, or the cache's name for the file."""
+    if path.is_relative_to(MINI):
+        manifest = json.loads((MINI / "manifest.json").read_text())["files"]
+        expected, whose = manifest.get(path.relative_to(MINI).as_posix(), "nothing"), "the manifest"
+        remedy = "restore the file from version control"
+    else:  # the cache keeps large files under their sha256, and links to them
+        blob = path.resolve().name
+        expected, whose = (blob if re.fullmatch("[0-9a-f]{64}", blob) else found), "the hub"
+        remedy = "delete it and what it links to, and fetch it again"
+    if found != expected:
+        raise ModelUnavailable(f"{path} has sha256 {found[:12]}, {whose} says {expected[:12]}: {remedy}")
+
+
+def _sha256(path: Path) -> str:
+    """A file's SHA-256; a process reads a file once for as long as its size and times stay what they are."""
+    about = path.stat()
+    return _sha256_of_version(path, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@cache
+def _sha256_of_version(path: Path, size: int, modified: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --------------------------------------------------------------------------------------------- the three parts
@@ -253,6 +284,13 @@ class LatentEncoder(AutoencoderKL):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         del self.decoder, self.post_quant_conv
+
+
+def _finite(numbers: torch.Tensor, model: str, of: str) -> torch.Tensor:
+    """The numbers, if all are finite; raises NotFinite, which says what model made them, and of what."""
+    if not numbers.isfinite().all():
+        raise NotFinite(f"{model} makes of {of} numbers that are not finite: load the models with dtype=torch.float32")
+    return numbers
 
 
 @dataclass
@@ -322,7 +360,10 @@ class Diffusion:
         # one text encoder: its last states; two (the SDXL family): the states before the last of both, side by side
         states = first if len(outputs) == 1 else torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         for i, text in enumerate(new):
-            self._encoded[text] = (first[i], states[i], None if pooled is None else pooled[i])
+            encoded = first[i], states[i], None if pooled is None else pooled[i]
+            for tensor in filter(torch.is_tensor, encoded):
+                _finite(tensor, "the text encoder", repr(text))
+            self._encoded[text] = encoded
 
 
 @dataclass
@@ -347,14 +388,15 @@ class Clip:
         new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
         if new:
             vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
-            self._encoded.update(zip(new, vectors))
+            for text, vector in zip(new, vectors):
+                self._encoded[text] = _finite(vector, "CLIP", repr(text))
         return torch.stack([self._encoded[text] for text in texts]).numpy()
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """(len(images), D) float32, of unit length, from (H, W, 3) uint8 images under CLIP's usual preprocessing."""
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
-        return self.model.encode_image(pixels, normalize=True).float().cpu().numpy()
+        return _finite(self.model.encode_image(pixels, normalize=True).float().cpu(), "CLIP", "a picture").numpy()
 
     @torch.no_grad()
     def encode_patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -377,7 +419,8 @@ class Clip:
             tokens = visual.forward_intermediates(
                 pixels, indices=1, normalize_intermediates=True, intermediates_only=True
             )["image_intermediates"][-1]
-            return (tokens.permute(0, 2, 3, 1) @ visual.proj).float().cpu().numpy()
+            patches = (tokens.permute(0, 2, 3, 1) @ visual.proj).float().cpu()
+            return _finite(patches, "CLIP", "a picture's patches").numpy()
         if isinstance(visual, open_clip.timm_model.TimmModel):
             maps = visual.trunk.forward_features(pixels)
             if maps.ndim == 4 and not hasattr(
@@ -385,13 +428,8 @@ class Clip:
             ):  # each position goes through the pooling and the projection as a map of one cell
                 count, channels, height, width = maps.shape
                 cells = maps.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
-                return (
-                    visual.head(visual.trunk.forward_head(cells))
-                    .reshape(count, height, width, -1)
-                    .float()
-                    .cpu()
-                    .numpy()
-                )
+                patches = visual.head(visual.trunk.forward_head(cells)).reshape(count, height, width, -1).float().cpu()
+                return _finite(patches, "CLIP", "a picture's patches").numpy()
         raise ValueError(
             f"the image tower, {type(visual).__name__}, has no patches in the space of texts: take a CLIP with open_clip's vision transformer "
             "or a convolutional tower of timm's that pools by the mean, or another view than dense"
@@ -425,16 +463,61 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def usable_device(device: str | None) -> str:
+    """The device that is asked for, the default one where none is; raises ValueError where this machine has none such."""
+    device = device or default_device()
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: write cpu, cuda, or cuda:1 for the second GPU") from error
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {device!r} and PyTorch finds {torch.cuda.device_count()} GPUs: take another, or cpu"
+        )
+    return device
+
+
 def default_dtype(device: str) -> torch.dtype:
     """The diffusion model's: float16 on a GPU, float32 on a CPU, which has no fast half precision (METHOD, row 3)."""
     return torch.float16 if torch.device(device).type == "cuda" else torch.float32
 
 
-def _whole(kind: Any, folder: Path, subfolder: str = "", **options) -> Any:
-    """A model of a class of transformers or diffusers, all of whose weights are its file's.
+@contextmanager
+def _loading(what: str, folder: Path):
+    """Quietly within the block; whatever libraries raise over damaged or foreign files becomes one ModelUnavailable.
 
-    Raises ModelUnavailable, naming them, where tensors are missing or have another shape: the libraries would draw those
-    at random and only say so in a log.
+    So does a configuration that names code. transformers is told not to run any, but passes that on to the parts of a
+    processor not always, and then asks on the terminal.
+    """
+    try:
+        for path in sorted(Path(folder).glob("**/*config.json")):
+            keys: set[str] = set()
+            json.loads(path.read_text(), object_hook=keys.update)
+            if "auto_map" in keys:
+                raise ModelUnavailable(
+                    f"{path} asks for code of its own to be run, which is never done: take other files"
+                )
+        with quiet():
+            yield
+    except (ModelUnavailable, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelUnavailable(
+            f"the {what} in {folder} cannot be loaded ({reason}): delete the files and fetch them again"
+        ) from error
+
+
+_OWN_CODE: dict[str, Any] = dict(
+    trust_remote_code=False
+)  # transformers' own, never that of a repository, nor a question about it
+
+
+def _whole(kind: Any, what: str, folder: Path, subfolder: str = "", **options) -> Any:
+    """A model of a class of transformers or diffusers, all of whose weights are its file's, and finite.
+
+    Raises ModelUnavailable, naming them, where tensors are missing, have another shape or belong to no part of it: the
+    libraries would draw those at random, or leave them out, and only say so in a log.
     """
     model, found = kind.from_pretrained(
         folder,
@@ -450,32 +533,54 @@ def _whole(kind: Any, folder: Path, subfolder: str = "", **options) -> Any:
         f"{name} is {tuple(there)} where the model has {tuple(expected)}"
         for name, there, expected in sorted(found["mismatched_keys"])
     ]
+    # older files number their positions, 0, 1, 2, ..., which models now do themselves
+    faults += [f"{name} is no part of it" for name in sorted(found["unexpected_keys"]) if "position_ids" not in name]
+    return _faultless(model, what, Path(folder) / subfolder, faults)
+
+
+def _faultless(model: torch.nn.Module, what: str, folder: Path, faults: list[str]) -> Any:
+    """The model, if there are no faults and all its numbers are finite; else raises ModelUnavailable, which names them.
+
+    Looking at a gigabyte takes one core a fifth of a second.
+    """
+    faults = faults or [
+        f"{name} of the {what} holds numbers that are not finite"
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not torch.stack(torch.aminmax(tensor)).isfinite().all()
+    ]
     if faults:
         more = f" and {len(faults) - 3} more like these" if len(faults) > 3 else ""
         raise ModelUnavailable(
-            f"the weights in {Path(folder) / subfolder} are not those of the whole {type(model).__name__} ({'; '.join(faults[:3])}{more}): "
+            f"the weights in {folder} are not those of the whole {type(model).__name__} ({'; '.join(faults[:3])}{more}): "
             "delete the file and fetch it again"
         )
     return model
 
 
 def load_captioner(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Captioner:
-    with quiet():
-        model = _whole(AutoModelForImageTextToText, folder, dtype=dtype)
-        return Captioner(model.to(device).eval(), AutoProcessor.from_pretrained(folder, local_files_only=True))
+    with _loading("captioner", folder):
+        model = _whole(AutoModelForImageTextToText, "captioner", folder, dtype=dtype, **_OWN_CODE)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, **_OWN_CODE)
+    return Captioner(model.to(device).eval(), processor)
 
 
 def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
-    with quiet():
-        unet = _whole(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+    with _loading("diffusion model", folder):
+        unet = _whole(UNet2DConditionModel, "UNet", folder, "unet", torch_dtype=dtype)
         # the SDXL family's autoencoder overflows in float16
         of_encoder = torch.float32 if unet.config.addition_embed_type == "text_time" else dtype
-        encoder = _whole(LatentEncoder, folder, "vae", torch_dtype=of_encoder)
-        text_encoders = [_whole(CLIPTextModel, folder, "text_encoder", dtype=dtype)]
-        tokenizers = [CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)]
+        encoder = _whole(LatentEncoder, "latent encoder", folder, "vae", torch_dtype=of_encoder)
+        kinds = {"": CLIPTextModel}
         if unet.config.addition_embed_type == "text_time":
-            text_encoders.append(_whole(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype=dtype))
-            tokenizers.append(CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer_2", local_files_only=True))
+            kinds["_2"] = CLIPTextModelWithProjection
+        text_encoders = [
+            _whole(kind, "text encoder", folder, f"text_encoder{number}", dtype=dtype, **_OWN_CODE)
+            for number, kind in kinds.items()
+        ]
+        tokenizers = [
+            CLIPTokenizer.from_pretrained(folder, subfolder=f"tokenizer{number}", local_files_only=True, **_OWN_CODE)
+            for number in kinds
+        ]
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     for part in (unet, encoder, *text_encoders):
         part.to(device).eval()
@@ -485,31 +590,50 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
     """The whole autoencoder of a model set, with its decoder, in float32: to look at latents."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
-    with quiet():
-        whole = _whole(AutoencoderKL, folder, "vae", torch_dtype=torch.float32)
+    with _loading("autoencoder", folder):
+        whole = _whole(AutoencoderKL, "autoencoder", folder, "vae", torch_dtype=torch.float32)
     return whole.to(device or default_device()).requires_grad_(False).eval()
 
 
 def load_clip(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Clip:
     precision = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
-    if not (Path(folder) / "open_clip_model.safetensors").exists():  # open_clip would take a pickle instead
+    weights, name = Path(folder) / "open_clip_model.safetensors", f"local-dir:{folder}"
+    if not weights.exists():  # open_clip would take a pickle instead
         raise ModelUnavailable(
-            f"{folder} holds no open_clip_model.safetensors: fetch the revision that the table in fsdlib/models.py names"
+            f"{folder} holds no {weights.name}: fetch the revision that the table in fsdlib/models.py names"
         )
-    with quiet():
-        try:
-            model, preprocess = open_clip.create_model_from_pretrained(
-                f"local-dir:{folder}", precision=precision, device=device
+    with _loading("CLIP", folder):
+        text = json.loads((Path(folder) / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+        if "hf_model_name" in text:  # open_clip would fetch it, at no revision
+            raise ModelUnavailable(
+                f"the CLIP in {folder} has its text tower in another repository, {text['hf_model_name']}: take one of "
+                f"{', '.join(CLIPS)}"
             )
+        try:
+            model, preprocess = open_clip.create_model_from_pretrained(name, precision=precision, device="cpu")
         except RuntimeError as error:
             if "state_dict" not in str(error):  # in PyTorch's own, which names the tensors over several lines
                 raise
             raise ModelUnavailable(
                 f"the weights in {folder} are not those of the whole CLIP ({' '.join(str(error).split())}): delete the file and fetch it again"
             ) from error
+        _faultless(model, "CLIP", Path(folder), _resized(model, weights))
         steps = [CropRoundedDown(step.size) if isinstance(step, CenterCrop) else step for step in preprocess.transforms]
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-    return Clip(model.eval(), Compose(steps), tokenizer, torch.device(device), dtype)
+        # open_clip's own tokenizer is within its package; another one is transformers', in the folder
+        elsewhere = dict(local_files_only=True, **_OWN_CODE) if text.get("hf_tokenizer_name") else {}
+        tokenizer = open_clip.get_tokenizer(name, **elsewhere)
+    return Clip(model.to(device).eval(), Compose(steps), tokenizer, torch.device(device), dtype)
+
+
+def _resized(model: torch.nn.Module, weights: Path) -> list[str]:
+    """The positions that open_clip took from a file of another size and resized, which it says in a log alone."""
+    faults, there = [], model.state_dict()
+    with safe_open(weights, "pt") as file:
+        for name in there.keys() & file.keys():
+            shape = tuple(file.get_slice(name).get_shape())
+            if "positional_embedding" in name and shape != tuple(there[name].shape):
+                faults.append(f"{name} is {shape} where the model has {tuple(there[name].shape)}")
+    return faults
 
 
 class CropRoundedDown(CenterCrop):
@@ -552,9 +676,19 @@ class ModelSet:
         return {part: folder for part, (folder, _) in self._located.items()}
 
     def load(self) -> Models:
-        """The models; raises ValueError for unknown names and ModelUnavailable where files cannot be had."""
-        folders, dtypes = self.folders, self._precisions
-        device = self.device or default_device()
+        """The models; raises ValueError for unknown names and devices, and ModelUnavailable where files cannot be had.
+
+        So it does where they are no longer those that the identity was asked of, in another process or on another machine:
+        results under one identity are of the same files.
+        """
+        device, dtypes = usable_device(self.device), self._precisions
+        known, found = self._located, self._locate()
+        for part, (folder, identity) in found.items():
+            if identity != known[part][1]:
+                raise ModelUnavailable(
+                    f"the files in {folder} are others than when this run was set up: run again, with the same files on every machine"
+                )
+        folders = {part: folder for part, (folder, _) in found.items()}
         return Models(
             self.name,
             load_captioner(folders["captioner"], device, dtypes["captioner"]),
@@ -575,6 +709,9 @@ class ModelSet:
 
     @cached_property
     def _located(self) -> dict[str, tuple[Path, dict]]:
+        return self._locate()
+
+    def _locate(self) -> dict[str, tuple[Path, dict]]:
         asked = dict(captioner=self.captioner, clip=self.clip)
         return {
             part: locate(source, _fetch_with(self.name, **asked))

@@ -1,3 +1,4 @@
+import hashlib
 import http.server
 import json
 import re
@@ -177,8 +178,12 @@ def test_what_is_in_the_cache_is_used_and_the_commit_recorded(cache):
     source = CLIPS["vit-b-32"]
     folder = fill(cache, source, source.files)
     found, identity = locate(source, "MODELS=sd14")
+    contents = json.dumps({name: hashlib.sha256(b"{}").hexdigest() for name in sorted(source.files)})
     assert found == folder and identity == dict(
-        repository=source.repository, revision=source.revision, commit=source.revision
+        repository=source.repository,
+        revision=source.revision,
+        commit=source.revision,
+        sha256=hashlib.sha256(contents.encode()).hexdigest(),
     )
 
 
@@ -212,7 +217,7 @@ def test_the_embedded_models_are_laid_out_as_the_hub_lays_out_the_large_ones():
         assert all((table["mini"].folder / file).is_file() for file in table["mini"].files)
 
 
-def test_each_parts_identity_is_a_hash_of_its_weights_alone(mini, copy):
+def test_each_parts_identity_is_a_hash_of_its_own_files_alone(mini, copy):
     _folder, source = copy
     assert len({mini.identity[part]["sha256"] for part in ("diffusion", "captioner", "clip")}) == 3
     assert locate(source, "mini")[1] | dict(dtype="float32") == mini.identity["clip"]

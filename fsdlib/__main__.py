@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fsdlib.pictures import SUFFIXES, in_folder
+
 if TYPE_CHECKING:
     import numpy as np
 
     from fsdlib.pipeline import Result
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # what counts as a picture in a folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +110,7 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        inside = in_folder(path)
         if not inside:
             raise ValueError(
                 f"{path} holds no picture ({', '.join(SUFFIXES)}): give a folder whose pictures lie directly in it"

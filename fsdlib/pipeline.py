@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from fsdlib import clusters as clustering
-from fsdlib import words
+from fsdlib import pictures, words
 from fsdlib.features import image_seed
 from fsdlib.models import Models
 from fsdlib.project import write_atomically
@@ -160,24 +160,16 @@ def segment_batch(
 def as_array(picture: Picture) -> np.ndarray:
     """A picture as RGB, (H, W, 3) uint8: of a file, turned upright as EXIF says, of a PIL image, or an array as it is.
 
-    Raises FileNotFoundError for a path where nothing is, and ValueError for a file that is no picture and for an array of
-    another form.
+    Files and PIL images go through `fsdlib.pictures`. Raises FileNotFoundError for a path where nothing is, and ValueError
+    for a file or an image that is no single picture and for an array of another form.
 
     >>> as_array(Image.new("L", (4, 2), 128)).shape
     (2, 4, 3)
     """
     if isinstance(picture, (str, Path)):
-        try:
-            with Image.open(picture) as opened:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"there is no file {str(picture)!r}: give the path of a picture") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # Pillow raises SyntaxError for broken PNGs
-            reason = "" if str(picture) in str(error) else f" ({error})"
-            raise ValueError(f"{str(picture)!r} is no picture that can be read{reason}: save it anew") from error
+        return pictures.read(picture)
     if isinstance(picture, Image.Image):
-        return np.asarray(picture.convert("RGB"))
+        return pictures.rgb(picture)
     if not isinstance(picture, np.ndarray):
         raise ValueError(
             f"a picture is a path, a PIL image or an array, not {type(picture).__name__}: pass one of these"

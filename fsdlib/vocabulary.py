@@ -1,7 +1,7 @@
 """Class lists: what label maps count in, how each class is said, and its colour."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +35,17 @@ class Vocabulary:
 
     def __post_init__(self):
         object.__setattr__(self, "strings", self.strings or self.names)
+        for name in (*self.names, *(word for words in self.synonyms for word in words)):
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"a class is called {name!r}: name it in words")
         if not self.names or self.names[0] != "background":
             raise ValueError(
                 f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first"
+            )
+        if later := [label for label, name in enumerate(self.names) if label and name.casefold() == "background"]:
+            raise ValueError(
+                f"the class with label {later[0]} is called {self.names[later[0]]!r}, which is label 0: take it out of the "
+                "classes, whose labels then follow on, or put it first"
             )
         if len(self.names) != len(self.synonyms):
             raise ValueError(
@@ -63,16 +71,27 @@ class Vocabulary:
             raise ValueError(f"groups reach {max(self.groups)}, but there are {len(self.names)} labels: mend them")
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> "Vocabulary":
-        """A vocabulary from plain class names without synonyms; background is put before them."""
-        names = ("background", *(name for name in names if name != "background"))
-        return cls(names, tuple((name,) for name in names))
+    def of(cls, names: Iterable[str]) -> "Vocabulary":
+        """A vocabulary from plain class names without synonyms; background is put before them.
+
+        A list may begin with "background" itself, or with "void" where background is no class. Raises ValueError for
+        what is no list of names, or an empty one.
+        """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise ValueError(f"the class names are {names!r} and no list: write ['cat', 'dog']")
+        listed = [name.strip() if isinstance(name, str) else name for name in names]
+        known, background = _first(listed[0] if listed else None)
+        listed = [known or "background", *listed[bool(known) :]]
+        if len(listed) == 1:
+            raise ValueError("the list of class names is empty: name at least one")
+        return cls(tuple(listed), tuple((name,) for name in listed), background)
 
     @classmethod
     def read(cls, path: Path | str, background: bool = True) -> "Vocabulary":
         """A vocabulary from a CSV with the columns index and name, and where wanted synonyms, colour and string.
 
-        Synonyms are separated by semicolons, a colour is written as rrggbb; an empty string is the name.
+        Index 0 is called background, or void where background is no class. Synonyms are separated by semicolons, a
+        colour is written as rrggbb; an empty string is the name.
         """
         rows = class_rows(path)
         try:
@@ -81,10 +100,12 @@ class Vocabulary:
             raise ValueError(
                 f"a colour in {path} is not of the form rrggbb ({error}): write 804080 for (128, 64, 128)"
             ) from error
+        known, counted = _first(rows[0]["name"])
+        rows[0]["name"] = known or rows[0]["name"]
         return cls(
             tuple(row["name"] for row in rows),
             tuple((row["name"], *filter(None, (row.get("synonyms") or "").split(";"))) for row in rows),
-            background,
+            background and counted,
             tuple(colours) or None,
             tuple(row.get("string") or row["name"] for row in rows),
         )
@@ -101,17 +122,26 @@ class Vocabulary:
 
 def class_rows(path: Path | str) -> list[dict[str, str]]:
     """The rows of a class list, by index."""
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
-        reader = csv.DictReader(file)
-        if not {"index", "name"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no columns index and name: write them in its first line")
-        found = list(reader)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark
+            reader = csv.DictReader(file)
+            columns, found = set(reader.fieldnames or ()), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table that can be read ({error}): save it anew as CSV in UTF-8") from error
+    if not {"index", "name"} <= columns:
+        raise ValueError(f"{path} has no columns index and name: write them in its first line")
     by_index = {row["index"]: row for row in found if row["name"]}
-    if by_index.keys() != {str(index) for index in range(len(found))}:
+    if not found or by_index.keys() != {str(index) for index in range(len(found))}:
         raise ValueError(
             f"the indices in {path} are not 0, 1, 2, ..., each with a name: number the classes without gaps"
         )
     return [by_index[str(index)] for index in range(len(found))]
+
+
+def _first(name: object) -> tuple[str, bool]:
+    """What the first name of a list says of label 0: "background" where it names that, and whether that is a class."""
+    said = name.casefold() if isinstance(name, str) else ""
+    return "background" if said in ("background", "void") else "", said != "void"
 
 
 def palette() -> bytes:

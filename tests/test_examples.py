@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 STAGES = ("caption", "words", "features", "clusters", "names", "refinement", "pipeline", "oracles")
-SHARED = ("choice", "recipe")
+SHARED = ("choice", "pictures", "recipe")
 
 
 @pytest.mark.parametrize("name", STAGES + SHARED)

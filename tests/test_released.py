@@ -8,9 +8,9 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
 from safetensors.numpy import load_file
 
+from fsdlib import pictures
 from fsdlib.clusters import masks
 from fsdlib.measure.scores import wholeness
-from fsdlib.pipeline import as_array
 from fsdlib.project import DATA
 from fsdlib.refinement import Crf, Pamr, Refinement, Unrefined
 from fsdlib.vocabulary import VOID, Vocabulary
@@ -64,7 +64,7 @@ def test_how_whole_the_recorded_clusters_find_an_object_is_measured_on_its_mask(
 @pytest.mark.parametrize("image_id", OBJECTS)
 def test_the_crf_fits_a_cluster_of_real_features_to_its_object(image_id, released_root):
     name, label, before, after = OBJECTS[image_id]
-    image = as_array(released_root / f"{image_id}.jpg")
+    image = pictures.read(released_root / f"{image_id}.jpg", as_stored=True)
     truth = np.asarray(Image.open(released_root / f"{image_id}_truth.png"))
     found = masks(clusters_of(image_id), *image.shape[:2])
 
@@ -93,7 +93,7 @@ def agreement(image_id: str, image: np.ndarray, refinement: Refinement) -> float
 @pytest.mark.slow
 @pytest.mark.parametrize("image_id", RECORDED)
 def test_from_the_recorded_clusters_and_names_come_the_recorded_label_maps_under_the_crf_alone(image_id, released_root):
-    image = as_array(released_root / f"{image_id}.jpg")
+    image = pictures.read(released_root / f"{image_id}.jpg", as_stored=True)
     found = {refinement.kind: agreement(image_id, image, refinement) for refinement in (Crf(), Pamr(), Unrefined())}
     assert found["crf"] >= 0.99 and max(found["pamr"], found["none"]) <= found["crf"] - 0.015, found
 
@@ -103,7 +103,7 @@ def test_from_the_recorded_clusters_and_names_come_the_recorded_label_maps_under
     "change", [{"bilateral_sxy": 60.0}, {"bilateral_srgb": 10.0}, {"gaussian_compat": 50.0}, {"iterations": 5}]
 )
 def test_another_crf_fits_the_recorded_label_maps_worse(change, released_root):
-    images = {image_id: as_array(released_root / f"{image_id}.jpg") for image_id in RECORDED}
+    images = {image_id: pictures.read(released_root / f"{image_id}.jpg", as_stored=True) for image_id in RECORDED}
     of = [np.mean([agreement(i, image, crf) for i, image in images.items()]) for crf in (Crf(), Crf(**change))]
     assert of[1] < of[0] - 0.005, of
 

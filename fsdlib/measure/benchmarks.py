@@ -6,6 +6,7 @@
 import argparse
 import contextlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from pycocotools.coco import COCO
 
 from fsdlib.measure import archives
 from fsdlib.measure.archives import Archive, commands
-from fsdlib.measure.datasets import Ade20kFull, CocoObjects, ContextMatrices, Dataset, Folder
+from fsdlib.measure.datasets import Ade20kFull, CocoObjects, ContextMatrices, Dataset, Folder, OutsideRoot, inside
+from fsdlib.pictures import SUFFIXES, in_folder
 from fsdlib.project import CLASSES, SCENES
 from fsdlib.vocabulary import VOID, Vocabulary, class_rows
 
@@ -89,16 +91,20 @@ def open_dataset(
 
     root: the dataset's own folder, or the one its archives were unpacked in. Only the scenes have a default.
     classes: for "folder" alone, which has no splits: a list of names, or the path of a .csv (as in data/classes) or a
-    .txt (a name a line); without it root/classes.csv or root/classes.txt.
+    .txt (a name a line); without it root/classes.csv or root/classes.txt. Where background is no class the first name is
+    "void". A column `official` in a .csv says which values a class has in the masks, several parted by semicolons.
     centre_crops: pictures and labels cut to `fsdlib.measure.datasets.centre_square`, as DiffCut's figures are over.
-    Raises ValueError for an unknown name and FileNotFoundError, with where to get them, where the listing, the
-    annotations or a whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
+    Raises ValueError for an unknown name, a split that is no plain name, a listing outside the root and masks of a folder
+    in which nothing but void is marked, and FileNotFoundError, with where to get them, where the listing, the annotations
+    or a whole folder lack. Single files are not looked for: that is what `Dataset.check` does.
     """
     benchmark = _known(name)
     if classes is not None and name != "folder":
         raise ValueError(
             f"dataset {name!r} has its own classes: leave `classes` out, or open your pictures as 'folder'"
         )
+    if not isinstance(split, str) or split != Path(split).name or split in ("", "..") or "\0" in split:
+        raise ValueError(f"split {split!r} is no plain name: give one such as {next(iter(benchmark.splits), 'val')!r}")
     root = root or benchmark.root
     if not root:
         raise FileNotFoundError(f"dataset {name!r} needs a root. {instructions(name)}")
@@ -106,7 +112,7 @@ def open_dataset(
     if (root / benchmark.inside).is_dir():
         root = root / benchmark.inside
     dataset = benchmark.layout(benchmark, name, root, split) if benchmark.layout else _folder(root, classes)
-    folds = benchmark.background if benchmark.void_is_background is None else benchmark.void_is_background
+    folds = dataset.vocabulary.background if benchmark.void_is_background is None else benchmark.void_is_background
     return replace(dataset, void_is_background=folds, centre_crops=centre_crops)
 
 
@@ -193,7 +199,7 @@ def _listed(
     """A dataset in VOC's folders, whose listing says which images a split has."""
     pictures = root / "JPEGImages"
     _require(name, listing, pictures, masks)
-    ids = tuple(sorted(set(listing.read_text().split())))
+    ids = tuple(sorted({os.fsdecode(line) for line in inside(root, listing).read_bytes().split()}))
     return kind(
         name,
         root,
@@ -212,9 +218,11 @@ def _coco_objects(benchmark: Benchmark, name: str, root: Path, split: str) -> Da
     _require(name, pictures, path)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks while it reads
-            annotations = COCO(path)
+            annotations = COCO(inside(root, path))
         ids = tuple(sorted(Path(picture["file_name"]).stem for picture in annotations.dataset["images"]))
-    except (AssertionError, KeyError, ValueError) as error:
+    except OutsideRoot:
+        raise
+    except Exception as error:  # whatever pycocotools makes of JSON that is something else
         raise ValueError(f"{path} is no annotation in COCO's form ({error!r}): fetch it again") from error
     return CocoObjects(
         name,
@@ -256,7 +264,7 @@ def _ade20k_full(benchmark: Benchmark, name: str, root: Path, split: str) -> Dat
     )
     if not found:
         raise FileNotFoundError(f"dataset {name!r} has no files *.jpg under {pictures}. {instructions(name)}")
-    lines = listing.read_text(encoding="latin-1").splitlines()[:ADE20K_OBJECTS]
+    lines = inside(root, listing).read_text(encoding="latin-1").splitlines()[:ADE20K_OBJECTS]
     entries = list(dict.fromkeys(line.split("\t")[0] for line in lines))
     said = [tuple(part.strip() for part in entry.split(",")) for entry in entries]
     shorts = [words[0] for words in said]
@@ -329,46 +337,73 @@ def _paired(
 
 def _folder(root: Path, classes: Path | str | Sequence[str] | None) -> Dataset:
     _require("folder", root)
-    vocabulary = _own_classes(root, classes)
+    vocabulary, lookup = _own_classes(root, classes)
     pictures: dict[str, Path] = {}
-    for path in sorted((root / "images" if (root / "images").is_dir() else root).iterdir()):
-        if path.suffix.lower() in (".jpg", ".jpeg", ".png") and not path.name.startswith("."):
-            if path.stem in pictures:
-                raise ValueError(
-                    f"{path} and {pictures[path.stem].name} would share the mask {path.stem}.png: rename one"
-                )
-            pictures[path.stem] = path
+    for path in in_folder(root / "images" if (root / "images").is_dir() else root):
+        if path.stem in pictures:
+            raise ValueError(f"{path} and {pictures[path.stem].name} would share the mask {path.stem}.png: rename one")
+        pictures[path.stem] = path
     if not pictures:
         raise FileNotFoundError(f"there are no pictures in {root}. {instructions('folder')}")
     masks = tuple(root / "masks" / f"{i}.png" for i in pictures) if (root / "masks").is_dir() else ()
-    lookup = _own_labels(len(vocabulary))
-    return Folder("folder", root, "all", vocabulary, tuple(pictures), tuple(pictures.values()), masks, lookup)
+    dataset = Folder("folder", root, "all", vocabulary, tuple(pictures), tuple(pictures.values()), masks, lookup)
+    dataset.require_classes()
+    return dataset
 
 
-def _own_labels(count: int) -> np.ndarray:
+def _own_labels(count: int, background: bool = True) -> np.ndarray:
     """int16: the lookup of files that hold labels already, below `count` or void."""
     lookup = np.full(256, -1, np.int16)
     lookup[:count] = range(count)
-    lookup[VOID] = VOID
+    lookup[[VOID] if background else [0, VOID]] = VOID
     return lookup
 
 
-def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> Vocabulary:
+def _official_labels(path: Path | str, background: bool) -> np.ndarray | None:
+    """int16: the lookup of files with the values in a class list's column `official`, or None where it says none."""
+    rows = class_rows(path)
+    said = [(row, value) for row in rows for value in filter(None, (row.get("official") or "").split(";"))]
+    if not said:
+        return None
+    lookup = np.full(2**16, -1, np.int16)
+    for row, value in said:
+        if not value.strip().isdecimal() or int(value) >= len(lookup):
+            raise ValueError(
+                f"official value {value!r} in {path} is no whole number from 0 to {len(lookup) - 1}: mend it"
+            )
+        if lookup[int(value)] >= 0:
+            raise ValueError(f"official value {value} in {path} stands for two classes: take it from one")
+        lookup[int(value)] = int(row["index"]) if background or row["index"] != "0" else VOID
+    if lookup[VOID] < 0:
+        lookup[VOID] = VOID
+    return lookup
+
+
+def _own_classes(root: Path, classes: Path | str | Sequence[str] | None) -> tuple[Vocabulary, np.ndarray]:
+    """The classes of a folder of one's own, and the label of each value in its masks."""
     if classes is None:
-        classes = next((path for path in (root / "classes.csv", root / "classes.txt") if path.exists()), None)
+        own = (path for path in (root / "classes.csv", root / "classes.txt") if path.exists())
+        classes = next((inside(root, path) for path in own), None)
         if classes is None:
             raise FileNotFoundError(
                 f"the pictures in {root} have no classes: pass classes=['cat', ...], or write them to classes.txt there, a name a line"
             )
     if isinstance(classes, (str, Path)):
         if Path(classes).suffix == ".csv":
-            return Vocabulary.read(classes)
+            vocabulary = Vocabulary.read(classes)
+            lookup = _official_labels(classes, vocabulary.background)
+            return vocabulary, _own_labels(len(vocabulary), vocabulary.background) if lookup is None else lookup
         if Path(classes).suffix != ".txt":
             raise ValueError(f"classes {str(classes)!r} is no path of a .csv or .txt: pass one, or a list of names")
-        classes = [line.strip() for line in Path(classes).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        try:
+            lines = Path(classes).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{classes} is no text that can be read ({error}): save it anew in UTF-8") from error
+        classes = [line for line in lines if line.strip()]
     if not classes:
         raise ValueError(f"the list of classes for {root} is empty: name at least one")
-    return Vocabulary.of(classes)
+    vocabulary = Vocabulary.of(classes)
+    return vocabulary, _own_labels(len(vocabulary), vocabulary.background)
 
 
 ADE20K_OBJECTS = 150  # how many of its full release's objects count
@@ -536,8 +571,9 @@ DATASETS = {
         None,
         {},
         "yours",
-        source="put pictures (jpg, png) in ROOT/images, or in ROOT itself, and where you have them masks in ROOT/masks/<picture's stem>.png, with k for the "
-        "k-th class, 0 for background and 255 for void; write the classes to ROOT/classes.txt, a name a line, or pass them as classes=[...]",
+        source=f"put pictures ({', '.join(SUFFIXES)}) in ROOT/images, or in ROOT itself, and where you have them masks in ROOT/masks/<picture's stem>.png, with k for the "
+        "k-th class, 0 for background and 255 for void; write the classes to ROOT/classes.txt, a name a line, or pass them as classes=[...], the first of them "
+        "void where background is no class; ROOT/classes.csv can say in its column official which values the masks have",
     ),
 }
 

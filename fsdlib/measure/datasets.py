@@ -2,22 +2,64 @@
 
 import hashlib
 import json
+import math
+import stat
+import urllib.parse
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import scipy.io
-from PIL import ExifTags, Image, ImageOps
+from pycocotools import mask as codes
 from pycocotools.coco import COCO
 
+from fsdlib import pictures
 from fsdlib.vocabulary import VOID, Vocabulary
+
+NAMED = 20  # files of a kind that a message names; all are counted
 
 
 class IncompleteDataset(ValueError):
-    """Files of a dataset are missing or damaged; the message lists all of them by kind."""
+    """Files of a dataset are missing or damaged; the message counts all of them by kind and names the first twenty."""
+
+
+class OutsideRoot(ValueError):
+    """A file does not lie under its dataset's root, once links and `..` are followed: it is neither read nor written."""
+
+
+class NoNumbers(ValueError):
+    """A mask has colours, or numbers that are not whole, where a number a pixel belongs."""
+
+
+def inside(root: Path, path: Path) -> Path:
+    """`path` itself, where it lies under `root` with every link and `..` followed; raises OutsideRoot where it does not."""
+    try:
+        if path.resolve().is_relative_to(root.resolve()):
+            return path
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte
+        pass
+    raise OutsideRoot(
+        f"{path} leads out of {root}: move the file there, or give the folder that holds all of them as root"
+    )
+
+
+def file_stem(image_id: str) -> str:
+    """What the files of an image are called in a run's folder: ASCII letters, digits and _-. as they are, all else as %XX.
+
+    No two ids share a name, none leaves the folder or is hidden, and none is longer than 165 characters: of longer ones
+    the start and a hash stand.
+    """
+    stem = urllib.parse.quote(image_id.encode("utf-8", "surrogatepass"), safe="")  # file names that are no UTF-8
+    stem = stem.replace("~", "%7E")
+    if stem.startswith("."):
+        stem = "%2E" + stem[1:]
+    if len(stem) <= 160:
+        return stem
+    return f"{stem[:100]}~{hashlib.sha256(stem.encode()).hexdigest()}"
 
 
 def centre_square(array: np.ndarray) -> np.ndarray:
@@ -41,7 +83,10 @@ class Dataset:
     expected: how many images the official split has, None where there is no such number.
     void_is_background: whether void counts as label 0 in the `per_image` protocol (see `fsdlib.measure.scores`).
     centre_crops: whether pictures and labels are cut to `centre_square`.
+    Raises ValueError where two images have one id. Files that lie outside the root, by `..` or a link, are never read.
     """
+
+    as_stored: ClassVar[bool] = True  # see fsdlib.pictures.read
 
     name: str
     root: Path
@@ -56,6 +101,13 @@ class Dataset:
     expected: int | None = None
     void_is_background: bool = True
     centre_crops: bool = False
+
+    def __post_init__(self):
+        if len(set(self.ids)) < len(self.ids):
+            twice = sorted({one for one in self.ids if self.ids.count(one) > 1})
+            raise ValueError(
+                f"{self.name} under {self.root} has several pictures called {twice[:3]}: rename all but one"
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,16 +126,15 @@ class Dataset:
         return self.pictures[index]
 
     def image(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8, RGB."""
-        return self._cut(np.asarray(Image.open(self.picture(index)).convert("RGB")))
+        """(H, W, 3) uint8, RGB; raises ValueError, naming the file, where `fsdlib.pictures.read` does."""
+        return self._cut(pictures.read(inside(self.root, self.picture(index)), self.as_stored))
 
     def _cut(self, array: np.ndarray) -> np.ndarray:
         return centre_square(array) if self.centre_crops else array
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of the whole picture, from the file's header alone."""
-        with Image.open(self.picture(index)) as picture:
-            return picture.height, picture.width
+        return pictures.size(inside(self.root, self.picture(index)), self.as_stored)
 
     def labels(self, index: int) -> np.ndarray:
         """(H, W) uint8: labels of the vocabulary, 0 for background and 255 for void.
@@ -100,8 +151,8 @@ class Dataset:
     def check(self, indices: Iterable[int] | None = None) -> None:
         """Look at every file of these images (all by default): pictures' headers, masks in full.
 
-        Raises IncompleteDataset with all that is wrong, by kind: missing and unreadable pictures and masks, masks of
-        another size than their picture, labels out of range.
+        Raises IncompleteDataset with all that is wrong, by kind: files outside the root, missing and unreadable pictures
+        and masks, masks in colours, masks of another size than their picture, labels out of range.
         """
         with ThreadPoolExecutor() as pool:
             faults = [
@@ -114,7 +165,7 @@ class Dataset:
             for kind, file in faults:
                 kinds.setdefault(kind, []).append(file)
             lines = [
-                f"  {kind}: {len(files)} ({', '.join(files[:3])}{', ...' if len(files) > 3 else ''})"
+                f"  {kind}: {len(files)} ({', '.join(files[:NAMED])}{', ...' if len(files) > NAMED else ''})"
                 for kind, files in kinds.items()
             ]
             raise IncompleteDataset(
@@ -123,7 +174,10 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which files the split has and how long each is: a dataset that was rewritten has another."""
+        """A hash of which files the split has and of every byte in them: a dataset that was edited has another.
+
+        A file is read once in a process, and again when its size or its time has changed.
+        """
         return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
 
     @cached_property
@@ -134,7 +188,7 @@ class Dataset:
                 break
         else:
             return {}
-        content = json.loads(path.read_text())
+        content = json.loads(inside(self.root, path).read_text())
         stems = {picture["id"]: Path(picture["file_name"]).stem for picture in content["images"]}
         captions: dict[str, list[str]] = {}
         for annotation in content["annotations"]:
@@ -142,34 +196,53 @@ class Dataset:
         return captions
 
     def _content(self) -> list:
-        files = (self.pictures, self.masks) if self.has_labels else (self.pictures,)
-        return [(i, *(path.stat().st_size for path in paths)) for i, *paths in zip(self.ids, *files, strict=True)]
+        return [self.ids, *(self._hashes(files) for files in (self.pictures, self.masks))]
+
+    def _hashes(self, files: Iterable[Path]) -> list[str | None]:
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._hash, files))
+
+    def _hash(self, path: Path) -> str | None:
+        """Of a file's bytes, or None where there is none that may be read."""
+        try:
+            status = inside(self.root, path).stat()
+            return _hash_of(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+        except (OSError, OutsideRoot):
+            return None
+
+    def _said(self, path: Path) -> str:
+        """A file in messages: its path below the root, where it has one."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
 
     def _truth(self, index: int) -> str:
         """Where the ground truth of an image is, for messages."""
-        return str(self.masks[index].relative_to(self.root))
+        return self._said(self.masks[index])
 
     def _read(self, index: int) -> np.ndarray:
         """The numbers in a mask's file, before `lookup` makes them labels."""
-        return np.asarray(Image.open(self.masks[index]))
+        with pictures.opened(self.masks[index]) as mask:
+            stretched = _STRETCHED.get(_form(mask), 1)
+            return np.asarray(mask) // stretched if stretched > 1 else np.asarray(mask)
 
     def _raw(self, index: int) -> np.ndarray:
         """(H, W) unsigned integers.
 
-        Raises FileNotFoundError for a missing file and ValueError for one that cannot be read.
+        Raises FileNotFoundError for a missing file, OutsideRoot, NoNumbers, and ValueError for one that cannot be read.
         """
         if not self.has_labels:
             raise ValueError(
                 f"{self.name} under {self.root} has no ground truth: add masks/, or use the pictures alone"
             )
+        inside(self.root, self.masks[index])
         try:
             raw = self._read(index)
-        except FileNotFoundError:
+        except (FileNotFoundError, OutsideRoot):
             raise
         except Exception as error:  # decoders raise whatever comes to them on a damaged file
-            raise ValueError(f"{self.root / self._truth(index)} cannot be read ({error}): replace it") from error
+            why = pictures.reason(error) or "it is no picture"
+            raise ValueError(f"{self.root / self._truth(index)} cannot be read ({why}): replace it") from error
         if raw.ndim != 2 or raw.dtype.kind not in "bui":
-            raise ValueError(
+            raise NoNumbers(
                 f"{self.root / self._truth(index)} has no single number a pixel but {raw.shape} {raw.dtype}: save it as palette or grey PNG"
             )
         return raw.astype(np.uint8) if raw.dtype == bool else raw
@@ -179,26 +252,53 @@ class Dataset:
         return [int(value) for value in np.unique(raw) if not 0 <= value < len(self.lookup) or self.lookup[value] < 0]
 
     def _faults(self, index: int) -> list[tuple[str, str]]:
-        found, size, picture = [], None, str(self.picture(index).relative_to(self.root))
+        found, size, picture = [], None, self._said(self.picture(index))
         try:
             size = self.size(index)
         except FileNotFoundError:
             found.append(("missing pictures", picture))
-        except Exception:  # as in _raw
-            found.append(("unreadable pictures", picture))
+        except OutsideRoot:
+            found.append((_OUTSIDE, picture))
+        except ValueError as error:
+            found.append(("unreadable pictures", _because(picture, error)))
         if not self.has_labels:
             return found
         try:
             raw = self._raw(index)
         except FileNotFoundError:
             return [*found, ("missing masks", self._truth(index))]
-        except ValueError:
-            return [*found, ("unreadable masks", self._truth(index))]
+        except OutsideRoot:
+            return [*found, (_OUTSIDE, self._truth(index))]
+        except NoNumbers:
+            return [*found, ("masks in colours, to be saved as palette or grey PNG", self._truth(index))]
+        except ValueError as error:
+            return [*found, ("unreadable masks", _because(self._truth(index), error))]
         if size and raw.shape != size:
             found.append(("masks of another size than their picture", self._truth(index)))
         if self._strange(raw):
             found.append(("masks with labels out of range", self._truth(index)))
         return found
+
+
+_OUTSIDE = "files that lead out of this folder, by a link, an absolute name or .."
+_STRETCHED = {"L;2": 85, "L;4": 17}  # what Pillow multiplies grey of two and four bits with
+
+
+def _form(picture) -> str:
+    """The form of the pixels in the file, as Pillow calls it: "L;4" for grey of four bits."""
+    arguments = picture.tile[0][3] if picture.tile else ""
+    return arguments if isinstance(arguments, str) else str(next(iter(arguments or ()), ""))
+
+
+def _because(file: str, error: ValueError) -> str:
+    why = pictures.reason(error.__cause__) if error.__cause__ else ""
+    return f"{file}: {why}" if why else file
+
+
+@cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -221,12 +321,69 @@ class CocoObjects(Dataset):
 
     def _read(self, index: int) -> np.ndarray:
         number = self._numbers[self.ids[index]]
-        raw = np.zeros((self.annotations.imgs[number]["height"], self.annotations.imgs[number]["width"]), np.uint8)
+        height, width = (self.annotations.imgs[number][side] for side in ("height", "width"))
+        if not (type(height) is type(width) is int and min(height, width) > 0 and height * width <= pictures.LARGEST):
+            raise ValueError(f"it is {height!r} x {width!r} pixels, and {pictures.LARGEST:,} are the limit")
+        raw = np.zeros((height, width), np.uint8)
         for drawn in sorted(
             self.annotations.imgToAnns.get(number, ()), key=lambda a: (not a["iscrowd"], -a["area"], a["id"])
         ):
-            raw[self.annotations.annToMask(drawn).astype(bool)] = drawn["category_id"]
+            if not math.isfinite(drawn["area"]) or type(drawn["category_id"]) is not int:
+                raise ValueError(
+                    f"annotation {drawn['id']} has area {drawn['area']!r}, category {drawn['category_id']!r}"
+                )
+            raw[_outline(drawn["segmentation"], height, width)] = drawn["category_id"]
         return raw
+
+
+def _outline(outline: list | dict, height: int, width: int) -> np.ndarray:
+    """(H, W) bool: an object in COCO's form, polygons or a run-length code.
+
+    All is held against the picture's size before anything is drawn: pycocotools (2.0.11) ends the process, or asks for
+    more memory than there is, where a polygon has no numbers or leads far out. Raises ValueError.
+    """
+    if isinstance(outline, dict):
+        counts = outline["counts"]
+        runs = _runs(counts) if isinstance(counts, str) else counts
+        fits = outline["size"] == [height, width] and all(type(run) is int and run >= 0 for run in runs)
+        if not fits or sum(runs) != height * width:
+            raise ValueError(f"a run-length code is not one of {height} x {width} pixels")
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    for polygon in outline:
+        numbers = all(type(number) in (int, float) for number in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError("a polygon is not of three points or more, in pairs of numbers")
+        points = np.array(polygon, float).reshape(-1, 2)
+        out = np.maximum(-points, points - (width, height)).max()
+        # a line through every pixel is as long as there are pixels; what is longer is drawn in as much memory
+        length = np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum()
+        if not (out <= max(height, width) and length <= 10 * (height + 1) * (width + 1)):
+            raise ValueError(f"a polygon leads far out of its {height} x {width} pixels, or is longer than all of them")
+    if not outline:
+        raise ValueError("an object has no polygon")
+    return codes.decode(codes.merge(codes.frPyObjects(outline, height, width))).astype(bool)
+
+
+def _runs(text: str) -> list[int]:
+    """The lengths in a run-length code as COCO packs it: groups of five bits, each but the first three less the last but one.
+
+    As rleFrString in github.com/cocodataset/cocoapi, common/maskApi.c. Raises ValueError.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for group in text.encode():
+        group -= 48
+        if not 0 <= group < 64 or shift > 60:
+            raise ValueError("a run-length code has a letter that stands for nothing")
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            value -= 1 << shift if group & 16 else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("a run-length code ends within a number")
+    return runs
 
 
 @dataclass(frozen=True)
@@ -250,14 +407,15 @@ class Ade20kFull(Dataset):
     numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
     def _content(self) -> list:
-        described = [path.with_suffix(".json") for path in self.pictures]
-        lengths = [path.stat().st_size if path.exists() else 0 for path in described]
-        return [*super()._content(), lengths, self.numbers]  # the list is the copy's own
+        described = self._hashes(path.with_suffix(".json") for path in self.pictures)
+        return [*super()._content(), described, self.numbers]  # the list is the copy's own
 
     def _read(self, index: int) -> np.ndarray:
-        colours = np.asarray(Image.open(self.masks[index])).astype(np.int32)
+        with pictures.opened(self.masks[index]) as mask:
+            colours = np.asarray(mask).astype(np.int32)
+        described = inside(self.root, self.picture(index).with_suffix(".json"))
         values, places = np.unique(colours[..., 0] // 10 * 256 + colours[..., 1], return_inverse=True)
-        annotation = json.loads(self.picture(index).with_suffix(".json").read_text(encoding="latin-1"))["annotation"]
+        annotation = json.loads(described.read_text(encoding="latin-1"))["annotation"]
         labels = {0: VOID} | {
             int(one["name_ndx"]): self.numbers.get(one["name"], VOID)
             for one in annotation["object"]
@@ -272,13 +430,30 @@ class Ade20kFull(Dataset):
 class Folder(Dataset):
     """Pictures of one's own, turned upright as EXIF says, which is how they were seen when their masks were drawn."""
 
-    def image(self, index: int) -> np.ndarray:
-        return self._cut(np.asarray(ImageOps.exif_transpose(Image.open(self.picture(index))).convert("RGB")))
-
-    def size(self, index: int) -> tuple[int, int]:
-        with Image.open(self.picture(index)) as picture:
-            lying = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 turn by a quarter
-            return (picture.width, picture.height) if lying else (picture.height, picture.width)
+    as_stored: ClassVar[bool] = False
 
     def _content(self) -> list:
-        return [*super()._content(), self.vocabulary.names]  # the classes are not given by the dataset's name
+        known = self.vocabulary
+        return [
+            *super()._content(),
+            known.names,
+            known.background,
+            self.lookup.tolist(),
+        ]  # not given by the dataset's name
+
+    def require_classes(self) -> None:
+        """Raises ValueError where no mask has a class though some have void, as those do that write an object as 255."""
+        seen: set[int] = set()
+        for index in range(len(self) if self.has_labels else 0):
+            try:
+                raw = self._raw(index)
+            except (OSError, ValueError):  # for `check` to tell
+                continue
+            seen |= set(np.unique(raw).tolist())
+            if any(value >= len(self.lookup) or self.lookup[value] not in (0, VOID) for value in seen):
+                return
+        if any(self.lookup[value] == VOID for value in seen):
+            raise ValueError(
+                f"no mask under {self.root} has a class: they hold {sorted(seen)} alone, and 255 is void. Where it means the "
+                "first class, write 1 in its place, or say so in a classes.csv: index,name,official, then 0,background,0 and 1,cat,255"
+            )

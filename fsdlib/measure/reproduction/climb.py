@@ -16,6 +16,7 @@ import torch
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
+from fsdlib import pictures
 from fsdlib.choice import Several
 from fsdlib.clusters import Clustering
 from fsdlib.measure.benchmarks import open_dataset
@@ -29,7 +30,7 @@ from fsdlib.models import (
     default_dtype,
     sources,
 )
-from fsdlib.pipeline import Perception, Result, as_array, perceive, segment_perceived
+from fsdlib.pipeline import Perception, Result, perceive, segment_perceived
 from fsdlib.project import DATA, REPORTS
 from fsdlib.recipe import PAPER, Recipe
 from fsdlib.vocabulary import Vocabulary
@@ -133,7 +134,7 @@ class Climb:
     def perceptions(self) -> dict[str, Perception]:
         """What captioner and UNet make of each recorded picture, by id."""
         return {
-            image_id: perceive([as_array(path)], self.loaded, self.recipe, self.seed)[0]
+            image_id: perceive([pictures.read(path, as_stored=True)], self.loaded, self.recipe, self.seed)[0]
             for image_id, path in tqdm(self.paths.items(), desc="recorded pictures", unit="picture")
         }
 
@@ -173,7 +174,7 @@ def segmented(
         changes = {"vocabulary": "open"} | ({"clusters": Recorded(rows=tuple(clusters[image_id]))} if clusters else {})
         recipe = climb.recipe.with_changes(changes, name="open")
         perception = dataclasses.replace(climb.perceptions[image_id], caption=caption)
-        image = as_array(climb.paths[image_id])
+        image = pictures.read(climb.paths[image_id], as_stored=True)
         found[image_id] = segment_perceived(image, perception, climb.loaded, recipe, beside, climb.seed)
     return found
 

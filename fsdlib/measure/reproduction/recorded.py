@@ -10,11 +10,12 @@ from safetensors.numpy import save
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import cohen_kappa_score
 
+from fsdlib import pictures
 from fsdlib.measure.reproduction.climb import Climb, Rung, Verdict, cells, segmented
 from fsdlib.models import (
     Diffusion,
 )
-from fsdlib.pipeline import Result, as_array
+from fsdlib.pipeline import Result
 from fsdlib.project import write_atomically
 from fsdlib.words import open_names, words
 
@@ -128,7 +129,7 @@ class Clusters(_OfPictures):
         for image_id, path in climb.paths.items():
             recorded = cells(climb.record["pictures"][image_id]["clusters"]).astype(int)
             count = int(recorded.max()) + 1
-            positions = colours_and_places(as_array(path), recorded.shape)
+            positions = colours_and_places(pictures.read(path, as_stored=True), recorded.shape)
             without = sklearn.cluster.KMeans(count, n_init=10, random_state=climb.seed).fit_predict(positions)
             rows[image_id] = dict(
                 agreement=round(agreement(climb.results[image_id].clusters, recorded), 4),

@@ -172,13 +172,15 @@ class Dataset:
                 "\n".join([f"{self.name} under {self.root} is damaged; replace these files:", *lines])
             )
 
+    def content(self, index: int) -> str:
+        """A hash of every byte in an image's files, read once in a process and again when their size or time changed."""
+        return _sha256([self._hash(path) for path in self._files(index)])
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of which files the split has and of every byte in them: a dataset that was edited has another.
-
-        A file is read once in a process, and again when its size or its time has changed.
-        """
-        return hashlib.sha256(json.dumps(self._content()).encode()).hexdigest()
+        """A hash of which images the split has, what their values mean, and every byte in them, when it is first asked for."""
+        with ThreadPoolExecutor() as pool:
+            return _sha256([*self._meaning(), *pool.map(self.content, range(len(self)))])
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:
@@ -195,12 +197,12 @@ class Dataset:
             captions.setdefault(stems[annotation["image_id"]], []).append(annotation["caption"])
         return captions
 
-    def _content(self) -> list:
-        return [self.ids, *(self._hashes(files) for files in (self.pictures, self.masks))]
+    def _meaning(self) -> list:
+        """What a fingerprint has beside the files' bytes: what the dataset's name does not say already."""
+        return [self.ids]
 
-    def _hashes(self, files: Iterable[Path]) -> list[str | None]:
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(self._hash, files))
+    def _files(self, index: int) -> list[Path]:
+        return [files[index] for files in (self.pictures, self.masks) if files]
 
     def _hash(self, path: Path) -> str | None:
         """Of a file's bytes, or None where there is none that may be read."""
@@ -293,6 +295,10 @@ def _form(picture) -> str:
 def _because(file: str, error: ValueError) -> str:
     why = pictures.reason(error.__cause__) if error.__cause__ else ""
     return f"{file}: {why}" if why else file
+
+
+def _sha256(content: list) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @cache
@@ -406,9 +412,11 @@ class Ade20kFull(Dataset):
 
     numbers: dict[str, int] = field(default_factory=dict, repr=False)
 
-    def _content(self) -> list:
-        described = self._hashes(path.with_suffix(".json") for path in self.pictures)
-        return [*super()._content(), described, self.numbers]  # the list is the copy's own
+    def _meaning(self) -> list:
+        return [*super()._meaning(), self.numbers]  # the list is the copy's own
+
+    def _files(self, index: int) -> list[Path]:
+        return [*super()._files(index), self.picture(index).with_suffix(".json")]
 
     def _read(self, index: int) -> np.ndarray:
         with pictures.opened(self.masks[index]) as mask:
@@ -432,14 +440,9 @@ class Folder(Dataset):
 
     as_stored: ClassVar[bool] = False
 
-    def _content(self) -> list:
+    def _meaning(self) -> list:
         known = self.vocabulary
-        return [
-            *super()._content(),
-            known.names,
-            known.background,
-            self.lookup.tolist(),
-        ]  # not given by the dataset's name
+        return [*super()._meaning(), known.names, known.background, self.lookup.tolist()]
 
     def require_classes(self) -> None:
         """Raises ValueError where no mask has a class though some have void, as those do that write an object as 255."""

@@ -123,7 +123,7 @@ def test_a_folder_with_and_without_background_are_two_datasets(tmp_path):
     root = folder(tmp_path, masks=[[0, 1, 255]])
     with_it, without = (open_dataset("folder", root, classes=[first, "road"]) for first in ("background", "void"))
     assert with_it.fingerprint != without.fingerprint and with_it.void_is_background
-    assert with_it.labels(0)[0].tolist() == [0, 1, 255]
+    assert with_it.labels(0)[0].tolist() == [0, 1, 255] and without.labels(0)[0].tolist() == [255, 1, 255]
 
 
 # -- values of the masks

@@ -111,6 +111,15 @@ def fingerprint_of(root):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def test_the_hash_of_an_image_follows_its_files_alone(own, tmp_path):
+    dataset = own([[0, 1]], [[1, 2]])
+    before = [dataset.content(index) for index in range(2)]
+    Image.fromarray(np.array([[2, 1]], np.uint8)).save(tmp_path / "masks/1.png")
+    assert dataset.content(0) == before[0] and dataset.content(1) != before[1]
+    (tmp_path / "masks/0.png").unlink()
+    assert dataset.content(0) != before[0]
+
+
 @pytest.mark.parametrize("kind", ["images", "masks"])
 def test_a_file_edited_to_one_of_the_same_size_is_another_dataset(own, tmp_path, kind):
     before = own(Image.fromarray(np.arange(2, dtype=np.uint8)[None]), [[1, 2]]).fingerprint
@@ -137,6 +146,7 @@ def test_a_file_edited_under_its_old_time_is_another_dataset_to_a_new_process(ow
 
 
 def test_a_missing_file_costs_no_more_than_itself(own, tmp_path):
-    dataset = own([[0, 1]], [[1, 2]])
-    dataset.picture(0).unlink()
-    assert open_dataset("folder", tmp_path, classes=["cat", "dog"]).fingerprint
+    before = own([[0, 1]], [[1, 2]]).fingerprint
+    (tmp_path / "masks/0.png").unlink()
+    dataset = open_dataset("folder", tmp_path, classes=["cat", "dog"])
+    assert dataset.fingerprint != before and dataset.labels(1).tolist() == [[1, 2]]

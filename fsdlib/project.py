@@ -29,15 +29,14 @@ def write_atomically(path: Path | str, content: bytes | str) -> Path:
     """Write `content` to `path` whole or not at all.
 
     The bytes go to a temporary file in the same folder, which then takes the name in one step, so that a process
-    killed at any point leaves either the old file or the new one. Of names of files that are no UTF-8 a text has the
-    bytes as \\udcXX.
+    killed at any point leaves either the old file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)  # mkstemp makes files private
         os.replace(temporary, path)
     except BaseException:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fsdlib.pictures import SUFFIXES, in_folder
+from fsdlib.pictures import SUFFIXES, in_folder, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         except (OSError, ValueError) as error:
             said = _one_sentence(error)
-            failed.append(said if str(picture) in said else f"{picture}: {said}")
+            failed.append(said if shown(picture) in said else f"{shown(picture)}: {said}")
         else:
-            tqdm.write(f"{picture}: {', '.join(result.found) or 'nothing named'} ({overlay})")
+            tqdm.write(f"{shown(picture)}: {', '.join(result.found) or 'nothing named'} ({shown(overlay)})")
     if failed and len(pictures) > 1:
         print(f"{len(failed)} of {len(pictures)} pictures were left out:", file=sys.stderr)
     for line in failed:

@@ -27,6 +27,15 @@ def in_folder(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
+def shown(path: Path | str) -> str:
+    """A file's name as text that can be printed and kept: what is no UTF-8 in it stands as \\udcXX.
+
+    >>> shown("cat-\\udcff.png") == r"cat-\\udcff.png"
+    True
+    """
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def read(path: Path | str, as_stored: bool = False) -> np.ndarray:
     """A picture's file as `rgb`, (H, W, 3) uint8, turned upright as EXIF says.
 

@@ -39,8 +39,7 @@ def write_atomically(path: Path | str, content: bytes | str, through: Path | str
     descriptor, temporary = tempfile.mkstemp(dir=through, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # names of files that are no UTF-8 may stand in a text
-            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(temporary, 0o644)  # mkstemp makes files private
         os.replace(temporary, path)
     except BaseException:

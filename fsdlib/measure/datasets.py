@@ -103,6 +103,8 @@ class Dataset:
     centre_crops: bool = False
 
     def __post_init__(self):
+        # names of files that are no UTF-8 go on as text, since tables and consoles take nothing else
+        object.__setattr__(self, "ids", tuple(map(pictures.shown, self.ids)))
         if len(set(self.ids)) < len(self.ids):
             twice = sorted({one for one in self.ids if self.ids.count(one) > 1})
             raise ValueError(
@@ -214,7 +216,7 @@ class Dataset:
 
     def _said(self, path: Path) -> str:
         """A file in messages: its path below the root, where it has one."""
-        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+        return pictures.shown(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def _truth(self, index: int) -> str:
         """Where the ground truth of an image is, for messages."""
@@ -320,7 +322,9 @@ class CocoObjects(Dataset):
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        return {Path(picture["file_name"]).stem: number for number, picture in self.annotations.imgs.items()}
+        return {
+            pictures.shown(Path(picture["file_name"]).stem): number for number, picture in self.annotations.imgs.items()
+        }
 
     def _truth(self, index: int) -> str:
         return f"{super()._truth(index)} (image {self.ids[index]})"

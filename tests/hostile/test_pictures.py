@@ -4,6 +4,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -259,3 +261,15 @@ def test_the_command_reads_what_the_library_reads(tmp_path, capsys):
     assert json.loads((tmp_path / "out/good.json").read_text())["clusters"]
     said = capsys.readouterr().err
     assert "floating-point numbers" in said and "several frames or pages" in said and "2 of 3 pictures" in said
+
+
+def test_the_command_takes_a_name_that_is_no_utf_8(tmp_path):
+    """In a process of its own: its output is text that a console can show."""
+    (tmp_path / "in").mkdir()
+    IN_COLOURS.save(tmp_path / "in/caf\udce9.png")
+    (tmp_path / "in/\udce9.png").write_bytes(b"")
+    command = [sys.executable, "-m", "fsdlib", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, env=os.environ | dict(PYTHONIOENCODING="utf-8:strict"))
+    assert done.returncode == 1 and b"caf\\udce9.png: " in done.stdout and b"Traceback" not in done.stderr
+    assert b"\\udce9.png' is no picture" in done.stderr
+    assert (tmp_path / "out/caf\udce9.json").exists()

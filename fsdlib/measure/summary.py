@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import Dataset
+from fsdlib.measure.datasets import Dataset, file_stem
 from fsdlib.project import write_atomically
 from fsdlib.vocabulary import Vocabulary
 
@@ -50,7 +50,8 @@ class Evaluation:
 def files_of(folder: Path, image_id: str) -> tuple[Path, Path, Path]:
     """Where a run keeps an image's results: its row, its label map, its timings."""
     row, labels, timings = (folder / name for name in OF_IMAGES)
-    return row / f"{image_id}.json", labels / f"{image_id}.png", timings / f"{image_id}.json"
+    name = file_stem(image_id)
+    return row / f"{name}.json", labels / f"{name}.png", timings / f"{name}.json"
 
 
 def keep(folder: Path, path: Path, content: bytes | str) -> Path:

@@ -10,6 +10,7 @@ from pydensecrf.utils import unary_from_labels
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
+from fsdlib.vocabulary import VOID
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
@@ -58,7 +59,7 @@ class Crf(Refinement):
 
     def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         refined = np.zeros_like(masks)
-        for number, mask in enumerate(masks):
+        for number, mask in enumerate(masks if masks.size else ()):
             refined[number] = np.argmax(self.marginals(image, mask), axis=0)
         return refined
 
@@ -87,6 +88,8 @@ class Pamr(Refinement):
     threshold: float = Field(0.5, gt=0, lt=1, description="what ends above this share of the maximum is in the mask")
 
     def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        if not masks.size:
+            return masks
         soft = pamr(pamr_weights(image, self.dilations), masks, self.iterations, self.dilations)
         return soft > self.threshold * soft.max(axis=(1, 2), keepdims=True)
 
@@ -168,6 +171,8 @@ def paint(masks: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     >>> paint(masks, [5, 7])
     array([[5, 5, 7]], dtype=uint8)
     """
+    if not all(0 <= label < VOID for label in labels):
+        raise ValueError(f"labels reach from {min(labels)} to {max(labels)}: a label map holds 0 to {VOID - 1}")
     canvas = np.zeros(masks.shape[1:], np.uint8)
     for mask, label in zip(masks, labels, strict=True):
         canvas[mask & (canvas == 0)] = label

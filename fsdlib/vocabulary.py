@@ -39,6 +39,8 @@ class Vocabulary:
             raise ValueError(
                 f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first"
             )
+        if len(self.names) == 1:
+            raise ValueError("a class list is empty: give at least one class beside the background, or no list at all")
         if len(self.names) != len(self.synonyms):
             raise ValueError(
                 f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list"

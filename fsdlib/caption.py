@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fsdlib.choice import Choice
-from fsdlib.models import Captioner
+from fsdlib.models import Captioner, NotFinite, check_pictures
 
 
 @torch.no_grad()
@@ -26,19 +26,28 @@ def caption(
     """One caption an image by beam search, without the prompt, in lower case (METHOD, row 1).
 
     images: (H, W, 3) uint8 RGB, of any sizes; the captioner's own preprocessing squashes them to its input. divide_by: the
-    length by which a beam's log probability is divided, that of the whole text or of what was generated.
+    length by which a beam's log probability is divided, that of the whole text or of what was generated. Raises ValueError
+    without images or pixels, and NotFinite where the captioner gives NaN, among which no beam is the best.
 
     >>> len(caption([picture, picture[:90]], models.captioner))
     2
     """
+    check_pictures(images)
     pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in images]
     inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
     inputs = inputs.to(captioner.model.device, captioner.model.dtype)
     settings = dict(num_beams=beams, min_length=min_tokens, max_length=max_tokens, do_sample=False)
     with _scored_by_whole_length(captioner) if divide_by == "whole" else nullcontext():
-        tokens = captioner.model.generate(**inputs, **settings)
+        tokens = captioner.model.generate(**inputs, **settings, logits_processor=[_numbers])
     sentences = captioner.processor.batch_decode(tokens, skip_special_tokens=True)
     return [" ".join(sentence.lower().removeprefix(prompt.strip().lower()).split()) for sentence in sentences]
+
+
+def _numbers(_, scores: torch.Tensor) -> torch.Tensor:
+    """The scores of the next token, as they are: minus infinity for one that must not come, but never NaN."""
+    if scores.isnan().any():
+        raise NotFinite("the captioner gives numbers that are not finite: load the models with dtype=torch.float32")
+    return scores
 
 
 @contextmanager

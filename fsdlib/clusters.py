@@ -18,7 +18,7 @@ class Clustering(Choice):
         """Group the positions of (C, h, w) features: (h, w) uint8, the number of each one's cluster, from 0.
 
         candidates: how many things are expected in the picture, for ways that use it. Raises ValueError where the
-        features cannot be grouped as asked.
+        features cannot be grouped as asked, which NaN and infinity never can.
         """
         raise NotImplementedError
 
@@ -26,11 +26,12 @@ class Clustering(Choice):
 class _Counted(Clustering):
     """A clustering into a number of clusters that is known beforehand."""
 
-    count: PositiveInt = Field(4, description="K, the number of clusters")
+    count: PositiveInt = Field(4, le=256, description="K, the number of clusters")
     plus_candidates: bool = Field(False, description="K is this many more than there are candidate names")
 
     def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
         count = self.count + (candidates if self.plus_candidates else 0)
+        _check(features)
         channels, height, width = features.shape
         most = min(height * width, 256)  # the numbers of the clusters are uint8
         if count > most:
@@ -93,6 +94,15 @@ class NormalisedCut(Clustering):
         return normalised_cut(features, self.threshold, self.power)
 
 
+def _check(features: np.ndarray) -> None:
+    if not features.size:
+        raise ValueError(
+            f"features of shape {features.shape} have nothing to group: give some for at least one position"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("features hold numbers that are not finite: read them again in float32")
+
+
 def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
     """How alike the positions of (C, h, w) features are, 0 to 1: the cosine, negative ones as 0, to a power; (h * w, h * w) float64.
 
@@ -103,6 +113,7 @@ def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
     array([[1. , 0.5],
            [0.5, 1. ]])
     """
+    _check(features)
     positions = features.reshape(len(features), -1).T.astype(np.float64)
     unit = positions / np.maximum(np.linalg.norm(positions, axis=1, keepdims=True), 1e-12)
     return np.maximum(np.maximum(unit @ unit.T, 0) ** power, 1e-8)
@@ -211,7 +222,7 @@ def masks(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
     >>> masks(np.array([[0, 1]], np.uint8), height=2, width=4).astype(int).tolist()
     [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
-    return enlarged(clusters, height, width) == np.arange(clusters.max() + 1)[:, None, None]
+    return enlarged(clusters, height, width) == np.arange(int(clusters.max()) + 1)[:, None, None]  # 256 in uint8 is 0
 
 
 def enlarged(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -223,6 +234,8 @@ def enlarged(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
     >>> enlarged(np.array([[3, 7]]), height=1, width=5)  # the middle pixel's centre lies on the edge between the cells
     array([[3, 3, 3, 7, 7]])
     """
+    if not clusters.size:
+        raise ValueError(f"a map of shape {clusters.shape} has no cells to enlarge: give at least one")
     rows, columns = (
         np.arange(pixels) * cells // pixels for pixels, cells in zip((height, width), clusters.shape, strict=True)
     )

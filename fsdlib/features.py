@@ -21,7 +21,7 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny
 
 from fsdlib.choice import Choice
-from fsdlib.models import Diffusion, Models
+from fsdlib.models import Diffusion, Models, check_pictures
 
 _KINDS = {
     ResnetBlock2D: "residual",
@@ -149,11 +149,12 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
     """Sampled, scaled latents, (N, 4, side / 8, side / 8) float32 for Stable Diffusion, each from its image's own seed.
 
     images: (H, W, 3) uint8 RGB of any sizes, squashed to the model's square by PIL's bilinear filter; the aspect ratio is
-    not kept (METHOD, row 3).
+    not kept (METHOD, row 3). Raises ValueError without images or pixels.
 
     >>> latents([picture], models.diffusion).shape
     (1, 4, 16, 16)
     """
+    check_pictures(images)
     side = diffusion.side
     squashed = [
         np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32)

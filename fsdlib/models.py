@@ -6,6 +6,7 @@ are read; nothing is unpickled and no code of a repository is run. HF_HOME and H
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -286,11 +287,25 @@ class LatentEncoder(AutoencoderKL):
         del self.decoder, self.post_quant_conv
 
 
+def check_pictures(images: Sequence[np.ndarray]) -> None:
+    """Raise ValueError where there is no picture, or one without pixels, of which libraries make what memory holds."""
+    if not len(images):
+        raise ValueError("no picture is given: give at least one")
+    for image in images:
+        if not image.size:
+            raise ValueError(f"a picture of shape {image.shape} has no pixels: leave it out")
+
+
 def _finite(numbers: torch.Tensor, model: str, of: str) -> torch.Tensor:
     """The numbers, if all are finite; raises NotFinite, which says what model made them, and of what."""
     if not numbers.isfinite().all():
         raise NotFinite(f"{model} makes of {of} numbers that are not finite: load the models with dtype=torch.float32")
     return numbers
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if not len(texts):
+        raise ValueError("no text is given to be encoded: give at least one")
 
 
 @dataclass
@@ -323,9 +338,19 @@ class Diffusion:
     def device(self) -> torch.device:
         return self.unet.device
 
+    def in_float32(self) -> "Diffusion":
+        """A copy that computes in float32, for a picture at which half precision overflows."""
+        unet, encoder, *text_encoders = (
+            copy.deepcopy(part).float() for part in (self.unet, self.encoder, *self.text_encoders)
+        )
+        return Diffusion(unet, encoder, text_encoders, self.tokenizers, self.scheduler)
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Hidden states of the first text encoder, padding included: (len(texts), positions, channels) float32."""
+        """Hidden states of the first text encoder, padding included: (len(texts), positions, channels) float32.
+
+        Raises ValueError without texts, and NotFinite where a number is not finite.
+        """
         self._remember(texts)
         return torch.stack([self._encoded[text][0] for text in texts]).float().cpu().numpy()
 
@@ -347,6 +372,7 @@ class Diffusion:
         return arguments
 
     def _remember(self, texts: Sequence[str]) -> None:
+        _check_texts(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
         if not new:
             return
@@ -384,7 +410,8 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        """(len(texts), D) float32, of unit length."""
+        """(len(texts), D) float32, of unit length. Raises ValueError without texts, NotFinite where a number is not finite."""
+        _check_texts(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
         if new:
             vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
@@ -394,7 +421,11 @@ class Clip:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(len(images), D) float32, of unit length, from (H, W, 3) uint8 images under CLIP's usual preprocessing."""
+        """(len(images), D) float32, of unit length, from (H, W, 3) uint8 images under CLIP's usual preprocessing.
+
+        Raises ValueError without images or pixels, and NotFinite where a number is not finite.
+        """
+        check_pictures(images)
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
         return _finite(self.model.encode_image(pixels, normalize=True).float().cpu(), "CLIP", "a picture").numpy()
 
@@ -407,6 +438,7 @@ class Clip:
         convolutional towers (timm's) their last map, both through the projection that the pooled vector takes. Raises
         ValueError for other towers.
         """
+        check_pictures(images)
         visual = self.model.visual
         means = dict(
             mean=visual.preprocess_cfg["mean"],

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, field_validator
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
-from fsdlib.models import Clip
+from fsdlib.models import Clip, NotFinite
 from fsdlib.vocabulary import Vocabulary
 
 
@@ -140,11 +140,15 @@ def score_vectors(
 ) -> np.ndarray:
     """The probability of each name for each vector, (N, D) of unit length in CLIP's space; softmax over all names: (N, len(names)) float32.
 
+    Raises NotFinite where a number is not finite: no name would win, as if nothing were found.
+
     >>> vectors = models.clip.encode_text(["dog", "bus"])
     >>> score_vectors(vectors, ["bus", "dog"], models.clip).argmax(axis=1)
     array([1, 0])
     """
     logits = clip.temperature * vectors @ encode_names(names, clip, templates).T
+    if not np.isfinite(logits).all():
+        raise NotFinite("similarities to names are not finite: load the models with dtype=torch.float32")
     return softmax(logits, axis=1).astype(np.float32)
 
 
@@ -159,6 +163,8 @@ def assign_one_cluster_per_class(scores: np.ndarray, eligible: Sequence[int]) ->
     >>> assign_one_cluster_per_class(scores, eligible=[0, 1])
     array([1, 0])
     """
+    if not len(scores):
+        return np.zeros(0, int)
     allowed = np.zeros_like(scores)
     allowed[:, list(eligible)] = scores[:, list(eligible)]
     kept = np.where(allowed == allowed.max(axis=0), allowed, 0)

@@ -4,16 +4,17 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from fsdlib import clusters as clustering
 from fsdlib import pictures, words
 from fsdlib.features import image_seed
-from fsdlib.models import Models
+from fsdlib.models import Models, NotFinite
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
 from fsdlib.vocabulary import Vocabulary, palette
@@ -28,7 +29,8 @@ class Result:
 
     labels: (H, W) uint8, indices into `names`, 0 for background. clusters: (h, w) uint8. masks: (K, H, W) bool, one a
     cluster, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
-    scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background.
+    scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background. notes:
+    what was done otherwise than for other pictures.
     """
 
     labels: np.ndarray
@@ -47,6 +49,7 @@ class Result:
     seeds: dict[str, int]
     recipe: Recipe
     models: dict
+    notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict, compare=False)  # what each stage took
 
     @property
@@ -88,6 +91,7 @@ class Result:
             seeds=self.seeds,
             recipe=self.recipe.model_dump(mode="json"),
             models=self.models,
+            notes=list(self.notes),
         )
 
     def save(self, stem: Path | str) -> tuple[Path, Path]:
@@ -99,7 +103,9 @@ class Result:
         picture.save(buffer, "PNG")
         return (
             write_atomically(stem.with_name(stem.name + ".png"), buffer.getvalue()),
-            write_atomically(stem.with_name(stem.name + ".json"), json.dumps(self.as_dict(), indent=1)),
+            write_atomically(
+                stem.with_name(stem.name + ".json"), json.dumps(self.as_dict(), indent=1, allow_nan=False)
+            ),
         )
 
     def show(self, image: np.ndarray, ax=None):
@@ -151,6 +157,8 @@ def segment_batch(
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
     known: Sequence[Sequence[int] | None] = [None] * len(images) if present is None else present
+    if len(known) != len(images):
+        raise ValueError(f"present is of {len(known)} pictures, and there are {len(images)}: give the labels of each")
     return [
         segment_perceived(image, perception, models, recipe, vocabulary, seed, labels)
         for image, perception, labels in zip(images, perceive(images, models, recipe, seed), known, strict=True)
@@ -183,11 +191,15 @@ def as_array(picture: Picture) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Perception:
-    """What the large models make of a picture before anything is decided: its caption, and its features, one (C, h, w) array a place that is read."""
+    """What the large models make of a picture before anything is decided: its caption, and its features, one (C, h, w) array a place that is read.
+
+    notes: what was done otherwise than for other pictures.
+    """
 
     caption: str
     taps: tuple[str, ...]
     maps: tuple[np.ndarray, ...]
+    notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(
         default_factory=dict, compare=False
     )  # its share of what its batch took, stage by stage
@@ -208,21 +220,42 @@ class Stopwatch:
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
     """Caption several pictures, (H, W, 3) uint8, and read their features, as one batch.
 
+    Where half precision overflows, the picture is read again in float32, with a note. Raises NotFinite where that does not
+    help either.
+
     >>> from fsdlib.recipe import PAPER
     >>> perception = perceive([picture], models, PAPER)[0]
     >>> len(perception.maps) == len(perception.taps), perception.maps[0].shape[1:]
     (True, (16, 16))
     """
+    if not images:
+        return []
     watch = Stopwatch()
     captions = recipe.caption.caption(images, models.captioner)
     watch.lap("caption")
     places, maps = recipe.features.read(images, models, seed)
+    precision, overflown = models.diffusion.unet.dtype, _overflown(maps)
+    if overflown and precision != torch.float32:
+        whole = replace(models, diffusion=models.diffusion.in_float32())
+        for array, again in zip(maps, recipe.features.read([images[i] for i in overflown], whole, seed)[1]):
+            array[overflown] = again
+    if _overflown(maps):
+        raise NotFinite(
+            f"the features of {len(_overflown(maps))} of {len(images)} pictures are not finite, in float32 either: leave them out"
+        )
+    note = f"features overflow in {str(precision).removeprefix('torch.')}: read again in float32"
     watch.lap("features")
     share = {stage: seconds / len(images) for stage, seconds in watch.seconds.items()}
     return [
-        Perception(sentence, tuple(places), tuple(array[i] for array in maps), share)
+        Perception(sentence, tuple(places), tuple(array[i] for array in maps), (note,) * (i in overflown), share)
         for i, sentence in enumerate(captions)
     ]
+
+
+def _overflown(maps: Sequence[np.ndarray]) -> list[int]:
+    """The pictures of a batch of whose features some number is not finite."""
+    finite = [np.isfinite(array).all(axis=(1, 2, 3)) for array in maps]
+    return np.flatnonzero(~np.all(finite, axis=0)).tolist()
 
 
 def segment_perceived(
@@ -279,5 +312,6 @@ def segment_perceived(
         seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")},
         recipe=recipe,
         models=models.identity,
+        notes=perception.notes,
         seconds=perception.seconds | watch.seconds,
     )

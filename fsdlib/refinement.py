@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
 from fsdlib.clusters import enlarged
+from fsdlib.vocabulary import VOID
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
@@ -47,15 +48,17 @@ class _Bounded(Refinement):
     )
 
     def refine(self, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        if not masks.size:
+            return masks
         height, width = image.shape[:2]
         scale = (self.max_pixels / (height * width)) ** 0.5
         if scale >= 1:
             return self.refine_at(1.0, image, masks)
         small = max(1, int(height * scale)), max(1, int(width * scale))
         picture = np.asarray(Image.fromarray(image).resize(small[::-1], Image.Resampling.BOX))
-        fewer = np.stack([enlarged(mask, *small) for mask in masks]) if len(masks) else np.zeros((0, *small), bool)
+        fewer = np.stack([enlarged(mask, *small) for mask in masks])
         refined = self.refine_at(scale, picture, fewer)
-        return np.stack([enlarged(mask, height, width) for mask in refined]) if len(masks) else masks
+        return np.stack([enlarged(mask, height, width) for mask in refined])
 
     def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """As `refine`, of a picture that was made so much smaller; distances in pixels are of the whole one."""
@@ -202,6 +205,8 @@ def paint(masks: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     >>> paint(masks, [5, 7])
     array([[5, 5, 7]], dtype=uint8)
     """
+    if not all(0 <= label < VOID for label in labels):
+        raise ValueError(f"labels reach from {min(labels)} to {max(labels)}: a label map holds 0 to {VOID - 1}")
     canvas = np.zeros(masks.shape[1:], np.uint8)
     for mask, label in zip(masks, labels, strict=True):
         canvas[mask & (canvas == 0)] = label

@@ -47,6 +47,8 @@ class Vocabulary:
                 f"the class with label {later[0]} is called {self.names[later[0]]!r}, which is label 0: take it out of the "
                 "classes, whose labels then follow on, or put it first"
             )
+        if len(self.names) == 1:
+            raise ValueError("a class list is empty: give at least one class beside the background, or no list at all")
         if len(self.names) != len(self.synonyms):
             raise ValueError(
                 f"{len(self.names)} names and {len(self.synonyms)} lists of synonyms: give each class one list"

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from scipy.spatial.distance import cdist
 
 from fsdlib.choice import Choice
-from fsdlib.models import Diffusion
+from fsdlib.models import Diffusion, NotFinite
 from fsdlib.vocabulary import Vocabulary, plural
 
 # The same English model under the name conda-forge and spaCy give it, and under the name PyPI has it by.
@@ -166,7 +166,8 @@ def candidates(
     Words and classes are encoded by the diffusion model's text encoder, averaged over all positions, and compared by
     correlation distance. A class is kept when the distance of a word to it is no more than the mean over the caption's
     words. One row a word: an adjective counts as its head, so "small bird" has the bird twice, in the mean too. A single
-    word is always kept; without words there are no candidates. Background (label 0) is none.
+    word is always kept; without words there are no candidates. Background (label 0) is none. Raises NotFinite where a
+    vector has no correlation.
 
     >>> found = candidates(words("a dog and a wall"), Vocabulary.of(["cat", "dog"]), models.diffusion)
     >>> [(one.word, one.label, one.kept) for one in found]
@@ -177,6 +178,10 @@ def candidates(
         return []
     of_words = diffusion.encode_text(asked).mean(axis=1)
     distances = cdist(of_words, wording.encodings(vocabulary, diffusion), "correlation")
+    if not np.isfinite(distances).all():  # a mean over NaN keeps no class, as if the caption spoke of none
+        raise NotFinite(
+            "words cannot be compared with classes, since the text encoder's vectors do not vary: fetch its files again"
+        )
     nearest, distance = distances.argmin(axis=1), distances.min(axis=1)
     limit = distance.mean()
     return [
@@ -335,6 +340,11 @@ class Oracle(_Listed):
                 "vocabulary mode 'oracle' needs the labels truly present: pass present, or take another mode where the "
                 "truth is not known"
             )
+        for label in present:
+            if not isinstance(label, (int, np.integer)) or not 0 < label < len(vocabulary):
+                raise ValueError(
+                    f"present holds {label!r}: the labels of this class list are 1 to {len(vocabulary) - 1}"
+                )
         chosen, labels = candidates(found, vocabulary, diffusion, wording), sorted(set(present))
         return self._among(labels, len(labels), chosen, vocabulary, background_names, wording)
 

@@ -129,8 +129,8 @@ def mean(values: Sequence[float] | np.ndarray) -> float:
 
 
 def rounded(value: float, digits: int = 6) -> float | None:
-    """For JSON, which knows no nan."""
-    return None if np.isnan(value) else round(float(value), digits)
+    """For JSON, which knows neither nan nor infinity."""
+    return None if not np.isfinite(value) else round(float(value), digits)
 
 
 def miou(

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +26,8 @@ class Prediction:
 
     labels: (H, W) uint8, labels of the dataset's vocabulary, 0 for background or no name. clusters: (h, w) uint8, the
     regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
-    free names, the class that each was taken for and the similarity.
+    free names, the class that each was taken for and the similarity. Raises ValueError where these are not fit for JSON,
+    which knows no NaN.
     """
 
     labels: np.ndarray
@@ -37,6 +39,9 @@ class Prediction:
     mapping: dict[str, tuple[str, float | None]] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        json.dumps([self.mapping, self.details, self.seconds], allow_nan=False)
 
 
 class Segmenter(Protocol):
@@ -130,7 +135,8 @@ class FreeSegDiff:
             result.caption,
             None if free else tuple(told),
             {name: (vocabulary.names[label], rounded(similarity)) for name, (label, similarity) in nearest.items()},
-            dict(segments=segments, silhouette=rounded(result.silhouette)),
+            dict(segments=segments, silhouette=rounded(result.silhouette))
+            | (dict(notes=list(result.notes)) if result.notes else {}),
             result.seconds,
         )
 

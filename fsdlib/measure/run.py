@@ -79,12 +79,14 @@ def evaluate(
     with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed
     at the end.
 
-    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those.
+    Raises ValueError where the folder holds results of another configuration, unless `replace` says to delete those, and
+    for a parameter that cannot be, before anything is read.
     """
+    check_settings(
+        limit, seed, batch_size, replace, engine, workers, shard, tolerated_failures, threads, images=len(dataset)
+    )
     folder, settings = Path(folder), configuration(dataset, segmenter, seed)
     part, parts = _shard(shard)
-    if engine not in ("local", "ray"):
-        raise ValueError(f"no engine is called {engine!r}: choose local or ray")
     if settings.get("vocabulary_mode") == "oracle" and not dataset.has_labels:
         raise ValueError(
             f"vocabulary_mode 'oracle' is told the classes truly present, which {dataset.name!r} has no masks to say: take another mode"
@@ -139,8 +141,39 @@ def evaluate(
     return run
 
 
+def check_settings(
+    limit: int | None,
+    seed: int,
+    batch_size: int,
+    replace: bool,
+    engine: str,
+    workers: int,
+    shard: str,
+    tolerated_failures: float,
+    threads: int,
+    images: int | None = None,
+) -> None:
+    """Raise ValueError, in one sentence, where one of `evaluate`'s parameters cannot be; images: of the dataset, if known."""
+    least = dict(seed=(seed, 0), batch_size=(batch_size, 1), workers=(workers, 1), threads=(threads, 1))
+    if limit is not None:
+        least["limit"] = limit, 1
+    for name, (value, minimum) in least.items():
+        if type(value) is not int or value < minimum:  # bool is an int
+            raise ValueError(f"{name} is {value!r}: give an int, {minimum} or more")
+    if type(replace) is not bool:
+        raise ValueError(f"replace is {replace!r}: give True or False")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    if type(tolerated_failures) not in (int, float) or not 0 <= tolerated_failures <= 1:
+        raise ValueError(f"tolerated_failures is {tolerated_failures!r}: give a share, 0 to 1")
+    part, _ = _shard(shard)
+    batches = None if images is None else -(-min(images, limit or images) // batch_size)
+    if batches and part >= batches:
+        raise ValueError(f"shard {shard} has nothing to do, since there are {batches} batches: take fewer shards")
+
+
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text) if isinstance(text, str) else None
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"shard is {text!r}: write i/n, with i from 0 to n - 1, such as 0/4")
     return int(match[1]), int(match[2])

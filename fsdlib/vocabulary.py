@@ -85,7 +85,7 @@ class Vocabulary:
         known, background = _first(listed[0] if listed else None)
         listed = [known or "background", *listed[bool(known) :]]
         if len(listed) == 1:
-            raise ValueError("the list of class names is empty: name at least one")
+            raise ValueError("a class list is empty: give at least one class beside the background, or no list at all")
         return cls(tuple(listed), tuple((name,) for name in listed), background)
 
     @classmethod

@@ -93,16 +93,16 @@ def evaluate(
     with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed
     at the end.
 
-    Raises ValueError for parameters that make no sense, for a folder in, around or equal to the dataset's, for one that
-    holds others' files, and for one with results of another configuration, unless `replace` says to delete those;
-    FolderInUse where another run works in it; ModelUnavailable, at the first image, where the models cannot be loaded.
+    Raises ValueError for parameters that make no sense, before anything is read, for a folder in, around or equal to the
+    dataset's, for one that holds others' files, and for one with results of another configuration, unless `replace` says
+    to delete those; FolderInUse where another run works in it; ModelUnavailable, at the first image, where the models
+    cannot be loaded.
     """
-    counts = dict(seed=seed, batch_size=batch_size, workers=workers, threads=threads)
-    _check(replace, tolerated_failures, **counts, **({} if limit is None else dict(limit=limit)))
-    part, parts = _shard(shard)
-    if engine not in ("local", "ray"):
-        raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    check_settings(
+        limit, seed, batch_size, replace, engine, workers, shard, tolerated_failures, threads, images=len(dataset)
+    )
     folder, settings = Path(folder), configuration(dataset, segmenter, seed)
+    part, parts = _shard(shard)
     if settings.get("vocabulary_mode") == "oracle" and not dataset.has_labels:
         raise ValueError(
             f"vocabulary_mode 'oracle' is told the classes truly present, which {dataset.name!r} has no masks to say: take another mode"
@@ -168,21 +168,39 @@ def _work(
             bar.update(len(rows))
 
 
-def _check(replace: bool, tolerated_failures: float, **counts: int) -> None:
-    if not isinstance(replace, bool):
-        raise ValueError(f"replace is {replace!r}: write True or False, without quotes")
-    for name, value in counts.items():
-        least = 0 if name == "seed" else 1
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} is {value!r}: write a whole number from {least} on")
-    if isinstance(tolerated_failures, bool) or not isinstance(tolerated_failures, int | float):
-        raise ValueError(f"tolerated_failures is {tolerated_failures!r}: write a share of the images, such as 0.01")
-    if not 0 <= tolerated_failures <= 1:
-        raise ValueError(f"tolerated_failures is {tolerated_failures}: write a share of the images, from 0 to 1")
+def check_settings(
+    limit: int | None,
+    seed: int,
+    batch_size: int,
+    replace: bool,
+    engine: str,
+    workers: int,
+    shard: str,
+    tolerated_failures: float,
+    threads: int,
+    images: int | None = None,
+) -> None:
+    """Raise ValueError, in one sentence, where one of `evaluate`'s parameters cannot be; images: of the dataset, if known."""
+    least = dict(seed=(seed, 0), batch_size=(batch_size, 1), workers=(workers, 1), threads=(threads, 1))
+    if limit is not None:
+        least["limit"] = limit, 1
+    for name, (value, minimum) in least.items():
+        if type(value) is not int or value < minimum:  # bool is an int
+            raise ValueError(f"{name} is {value!r}: give an int, {minimum} or more")
+    if type(replace) is not bool:
+        raise ValueError(f"replace is {replace!r}: give True or False")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"no engine is called {engine!r}: choose local or ray")
+    if type(tolerated_failures) not in (int, float) or not 0 <= tolerated_failures <= 1:
+        raise ValueError(f"tolerated_failures is {tolerated_failures!r}: give a share, 0 to 1")
+    part, _ = _shard(shard)
+    batches = None if images is None else -(-min(images, limit or images) // batch_size)
+    if batches and part >= batches:
+        raise ValueError(f"shard {shard} has nothing to do, since there are {batches} batches: take fewer shards")
 
 
 def _shard(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text) if isinstance(text, str) else None
     if not match or int(match[1]) >= int(match[2]):
         raise ValueError(f"shard is {text!r}: write i/n, with i from 0 to n - 1, such as 0/4")
     return int(match[1]), int(match[2])

@@ -71,7 +71,7 @@ def test_spaces_around_a_name_are_no_part_of_it():
 
 @pytest.mark.parametrize("names", [[], (), ["background"], ["void"]])
 def test_a_list_without_a_class_is_refused(names):
-    with pytest.raises(ValueError, match="empty: name at least one"):
+    with pytest.raises(ValueError, match="class list is empty"):
         Vocabulary.of(names)
 
 

@@ -69,7 +69,9 @@ def test_links_that_leave_the_root_are_not_followed_and_those_that_stay_are(voc,
 
 def test_a_root_that_is_a_link_itself_is_a_root(voc, tmp_path):
     (tmp_path / "link").symlink_to(voc(), target_is_directory=True)
-    open_dataset("voc12", tmp_path / "link").check()
+    dataset = open_dataset("voc12", tmp_path / "link")
+    dataset.check()
+    assert dataset.image(0).shape[2] == 3
 
 
 def test_a_folder_of_pictures_that_lies_elsewhere_is_refused(tmp_path):

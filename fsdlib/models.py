@@ -237,7 +237,7 @@ _READ_BESIDE = (".json", ".txt", ".jinja", ".model")
 def _verified(folder: Path, files: Sequence[str]) -> str:
     """One hash over every file that is read of a part; weights must be what the manifest or the hub's own name says."""
     folders = {(folder / name).parent for name in files}
-    beside = (path for inside in folders for path in inside.iterdir() if path.suffix in _READ_BESIDE)
+    beside = (path for inside in folders for path in inside.iterdir() if path.suffix in _READ_BESIDE and path.is_file())
     names = {path.relative_to(folder).as_posix() for path in beside} | set(files)
     contents = {name: _sha256(folder / name) for name in sorted(names)}
     for name in files:
@@ -534,6 +534,8 @@ def _loading(what: str, folder: Path):
     except (ModelUnavailable, ImportError, MemoryError):
         raise
     except Exception as error:
+        if "allocate memory" in str(error):  # PyTorch's, of main memory; the files are not to blame
+            raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ModelUnavailable(
             f"the {what} in {folder} cannot be loaded ({reason}): delete the files and fetch them again"

@@ -6,7 +6,7 @@
 2. class vectors: the diffusion model's text encoder against recorded vectors
 3. captions: against the recorded ones
 4. clusters: the diffusion model's features against recorded cluster maps
-5. label maps: all stages, under the recorded captions, against recorded label maps
+5. label maps: CLIP, assignment and refinement, from the recorded captions and clusters, against recorded label maps
 6. sample: the first images of the first dataset, and what the rest will take
 7. a dataset as a whole, beside the published figure
 

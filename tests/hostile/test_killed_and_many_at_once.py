@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
@@ -63,6 +65,9 @@ def contents(folder):
 
 def main(what, base):
     from conftest import Brightness, write_pictures
+
+    # tqdm's own lock is shared by forked processes, and stays taken where its holder is killed
+    tqdm.set_lock(threading.RLock())
 
     class Slow(Brightness):
         def segment(self, *arguments):

@@ -10,7 +10,6 @@ import faulthandler
 import json
 import math
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,8 +53,8 @@ class Actor:
 
     def _within_its_time(self, batch: list[int], missing: list[int]) -> tuple[list[dict], list[str]]:
         """The worker's results; where they take too long this process ends, and Ray hands the batch to another."""
-        # a thread of the interpreter's own, which needs no lock that native code may hang in
-        faulthandler.dump_traceback_later(self.batch_seconds, exit=True, file=sys.__stderr__)
+        # a thread of the interpreter's own, which needs no lock that native code may hang in; 2: the process's own stderr
+        faulthandler.dump_traceback_later(self.batch_seconds, exit=True, file=2)
         try:
             return self.worker(batch, missing)
         finally:

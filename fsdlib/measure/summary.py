@@ -117,12 +117,10 @@ def read_row(
     if row is None and not of_row.exists():
         return None
     fault = of_row if row is None else first_not_whole(row, digest, of_row, *others)
-    if row is not None and fault is None:
-        if row.get("files") == dataset.content(index):
-            return row
-        fault = of_row
+    if fault is None and row and row.get("files") == dataset.content(index):
+        return row
     if not_whole is not None:
-        not_whole.append(fault)
+        not_whole.append(fault or of_row)
     return None
 
 

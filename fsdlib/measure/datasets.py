@@ -435,7 +435,8 @@ def _matrix(content: bytes, name: str) -> np.ndarray:
         parts = [part for _, part in zip(range(4), _elements(element, order))] if kind == _MATRIX else []
         if len(parts) == 4 and parts[2][1] == name.encode():  # flags, sides, name, numbers
             sides, numbers = np.frombuffer(parts[1][1], f"{order}i4"), parts[3]
-            if numbers[0] not in _WHOLE or len(sides) != 2 or min(sides) < 0:
+            of_numbers = parts[0][1][0 if order == "<" else 3 :][:1]  # its class: of numbers, or text, structures, ...
+            if not b"\6" <= of_numbers <= b"\17" or numbers[0] not in _WHOLE or len(sides) != 2 or min(sides) < 0:
                 raise ValueError(f"{name} is no matrix of whole numbers")
             values = np.frombuffer(numbers[1], order + _WHOLE[numbers[0]])
             return values.reshape(sides[::-1]).T  # which raises ValueError where it has not so many

@@ -104,23 +104,23 @@ def work(name, kind, seed, start, most, patience, memory, number, stop, pipe, fo
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send((READY, None))
     counts, said = Counter(), time.monotonic()
-    for i in range(start, most):
-        if stop.value:
-            break
+    i = start
+    while i < most and not stop.value:
         number.value = i
         faulthandler.dump_traceback_later(0.8 * patience, file=log)
         where, content = case(name, reader, seeds, seed, i)
         outcome, found = read(reader, where, content)
         faulthandler.cancel_dump_traceback_later()
         counts[outcome] += 1
+        i += 1
         if found:
-            pipe.send((FINDING, found | dict(case=i, where=where, content=content)))
+            pipe.send((FINDING, found | dict(case=i - 1, where=where, content=content)))
         if time.monotonic() - said > 0.5:
             pipe.send((COUNTS, counts))
             counts, said = Counter(), time.monotonic()
             if _taken() > before + GROWN:
                 break
-    number.value = i + 1 if start < most else most
+    number.value = i
     pipe.send((COUNTS, counts))
     pipe.send((DONE, None))
 
@@ -187,7 +187,9 @@ def fuzz(
                     break
             process.join(10)
             if not ready:
-                raise RuntimeError(f"reader {name} did not start (exit status {process.exitcode}): run its `prepare` by hand")
+                raise RuntimeError(
+                    f"reader {name} did not start (exit status {process.exitcode}): run its `prepare` by hand"
+                )
             begun = number.value
             if not done:
                 ended = (folder / "log").read_text()
@@ -199,7 +201,6 @@ def fuzz(
                 where, content = case(name, reader, _seeds(kind, folder), seed, begun)
                 _note(findings, found | dict(said=ended[:300], where=where, content=content))
                 begun += 1
-    cases = sum(counts.values())
     for found in findings.values():
         content = found.pop("content")
         if write is not None:
@@ -207,8 +208,9 @@ def fuzz(
     return dict(
         seed=seed,
         seconds=round(spent, 1),
-        cases=cases,
-        cases_a_second=round(cases / max(spent, 1e-9), 1),
+        cases=begun,
+        cases_a_second=round(begun / max(spent, 1e-9), 1),
+        # how the last half second before a crash or a hang ended is not known
         accepted=counts.pop("accepted", 0),
         refused=dict(sorted(counts.items())),
         findings=sorted(findings.values(), key=lambda found: found["case"]),
@@ -272,7 +274,9 @@ def main() -> None:
             print(keep(a.write / name, *case(name, reader, reader.seeds(), a.seed, a.case)))
         return
     figures = json.loads(a.figures.read_text()) if a.readers and a.figures.exists() else {}
-    figures |= dict(memory_gib=MEMORY / 2**30, seconds_a_case=PATIENCE, machine=platform.machine(), python=platform.python_version())
+    figures |= dict(
+        memory_gib=MEMORY / 2**30, seconds_a_case=PATIENCE, machine=platform.machine(), python=platform.python_version()
+    )
     for name in a.readers or READERS:
         found = fuzz(name, READERS[name], a.seconds, a.seed, write=a.write)
         figures.setdefault("readers", {})[name] = found
@@ -284,7 +288,9 @@ def main() -> None:
             flush=True,
         )
         for one in found["findings"]:
-            print(f"  {one['kind']} {one['what']} at {one['place']}, {one['times']} times, first case {one['case']}: {one['said'][:160]!r}")
+            print(
+                f"  {one['kind']} {one['what']} at {one['place']}, {one['times']} times, first case {one['case']}: {one['said'][:160]!r}"
+            )
             print(f"    {one.get('file')}")
     if any(found["findings"] for found in figures["readers"].values()):
         raise SystemExit(1)

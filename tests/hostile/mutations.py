@@ -8,13 +8,37 @@ from random import Random
 NUMBERS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 65535, 10**6, 10**9, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63)
 DEEP = "\u2193deep\u2193"  # stands for brackets within brackets, more of them than a parser goes into
 VALUES = (
-    *(None, True, False, "", "\0", "..", "../" * 20 + "etc/passwd", "/etc/passwd", "\ud800", "\u732b", "x" * 300, "x" * 70_000),
+    *(
+        None,
+        True,
+        False,
+        "",
+        "\0",
+        "..",
+        "../" * 20 + "etc/passwd",
+        "/etc/passwd",
+        "\ud800",
+        "\u732b",
+        "x" * 300,
+        "x" * 70_000,
+    ),
     *(0.5, -0.0, 1e308, -1e308, float("nan"), float("inf"), 2**64, -(2**63), 10**400, [], {}, [[]], [{}], [None], DEEP),
     *([0] * 5_000, {str(key): key for key in range(500)}, [1, 2, 3], [[0, 0, 1]], {"size": [2, 2], "counts": "11"}),
 )
 WORDS = (
     *(b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n\n", b'"', b"'", b",,,,", b";", b"\t", b"=", b"../" * 9),
-    *(b"nan", b"-1", b"1e9", b"1e400", b"9" * 5_000, b"x" * 300, b"y" * 140_000, b"[" * 3_000, b"{" * 3_000, b"\xed\xa0\x80"),
+    *(
+        b"nan",
+        b"-1",
+        b"1e9",
+        b"1e400",
+        b"9" * 5_000,
+        b"x" * 300,
+        b"y" * 140_000,
+        b"[" * 3_000,
+        b"{" * 3_000,
+        b"\xed\xa0\x80",
+    ),
 )
 
 
@@ -92,7 +116,11 @@ def _numbered(content, others, random):
     width, order = random.choice((1, 2, 4, 4, 8)), random.choice("<>")
     number = random.choice(NUMBERS) % 2 ** (8 * width)
     place = random.randrange(max(1, len(content) - width))
-    return content[:place] + struct.pack(order + {1: "B", 2: "H", 4: "I", 8: "Q"}[width], number) + content[place + width :]
+    return (
+        content[:place]
+        + struct.pack(order + {1: "B", 2: "H", 4: "I", 8: "Q"}[width], number)
+        + content[place + width :]
+    )
 
 
 def _lines(content, others, random):
@@ -113,7 +141,20 @@ def _lines(content, others, random):
     return b"\n".join(lines)
 
 
-_OF_BYTES = (_flipped, _flipped, _cut, _without, _inserted, _overwritten, _spliced, _grafted, _doubled, _numbered, _numbered, _lines)
+_OF_BYTES = (
+    _flipped,
+    _flipped,
+    _cut,
+    _without,
+    _inserted,
+    _overwritten,
+    _spliced,
+    _grafted,
+    _doubled,
+    _numbered,
+    _numbered,
+    _lines,
+)
 
 
 # --------------------------------------------------------------------------------------------- JSON
@@ -130,7 +171,11 @@ def _in_tree(tree, random: Random) -> bytes:
         del holder[key]
     elif how < 0.8:
         other, of = random.choice(places)
-        holder[key] = json.loads(json.dumps(other[of])) if of in (other if isinstance(other, dict) else range(len(other))) else None
+        holder[key] = (
+            json.loads(json.dumps(other[of]))
+            if of in (other if isinstance(other, dict) else range(len(other)))
+            else None
+        )
     elif how < 0.9:
         holder[key] = random.choice(([holder[key]], {"a": holder[key]}, [holder[key]] * 3, str(holder[key])[:1000]))
     elif isinstance(holder, dict):

@@ -108,7 +108,9 @@ class Pictures(Reader):
         ways = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4")
         made += [("tif", _saved(_noise("1" if way == "group4" else "RGB"), "TIFF", compression=way)) for way in ways]
         made += [("bmp", _saved(_noise(mode), "BMP")) for mode in ("1", "L", "P", "RGB", "RGBA")]
-        made += [("webp", _saved(_noise(mode), "WEBP", lossless=lossless)) for mode in ("RGB", "RGBA") for lossless in (0, 1)]
+        made += [
+            ("webp", _saved(_noise(mode), "WEBP", lossless=lossless)) for mode in ("RGB", "RGBA") for lossless in (0, 1)
+        ]
         made += [("gif", _saved(_noise("P"), "GIF")), ("gif", _saved(_noise("P"), "GIF", transparency=3))]
         made += [
             ("gif", _saved(frames[0], "GIF", save_all=True, append_images=frames[1:])),
@@ -181,7 +183,12 @@ class Masks(Reader):
         made += [(self.OWN, _saved(palette, "PNG", bits=bits)) for bits in (2, 4)]
         made += [(self.OWN, _saved(Image.fromarray(labels), kind)) for kind in ("TIFF", "GIF", "BMP", "JPEG", "WEBP")]
         made += [(root, _saved(palette, "PNG")) for root in (self.VOC, self.STUFF)]
-        for options in (dict(), dict(do_compression=True), dict(format="4"), dict(oned_as="column", long_field_names=True)):
+        for options in (
+            dict(),
+            dict(do_compression=True),
+            dict(format="4"),
+            dict(oned_as="column", long_field_names=True),
+        ):
             buffer = io.BytesIO()
             scipy.io.savemat(buffer, {"LabelMap": labels.astype(np.uint16) + 1}, **options)
             made.append((self.MATRIX, _without_date(buffer.getvalue())))
@@ -242,9 +249,13 @@ class Coco(Reader):
         made = []
         for number, outline in enumerate(outlines):
             one = dict(id=number, image_id=0, category_id=17, segmentation=outline, area=20.5, iscrowd=int(number > 1))
-            content = dict(images=pictures, annotations=[one], categories=[dict(id=17, name="cat", supercategory="animal")])
+            content = dict(
+                images=pictures, annotations=[one], categories=[dict(id=17, name="cat", supercategory="animal")]
+            )
             made.append((self.OBJECTS, json.dumps(content).encode()))
-            every = [one | dict(id=i, image_id=i % 2, segmentation=o, area=i, iscrowd=0) for i, o in enumerate(outlines)]
+            every = [
+                one | dict(id=i, image_id=i % 2, segmentation=o, area=i, iscrowd=0) for i, o in enumerate(outlines)
+            ]
         made.append((self.OBJECTS, json.dumps(content | dict(info=dict(year=2017), annotations=every)).encode()))
         said = [dict(id=i, image_id=i, caption=f"a cat {i}") for i in range(2)]
         made.append((self.CAPTIONS, json.dumps(dict(images=pictures, annotations=said)).encode()))
@@ -295,7 +306,12 @@ class VocLists(Reader):
 
     def seeds(self):
         places = (self.SEGMENTATION, self.CONTEXT, self.MAIN)
-        listings = (b"2007_000033\n2007_000042\nx\n", b"2007_000033 1\r\n2007_000042 -1\r\n", b"x", "x\n\u732b\n".encode())
+        listings = (
+            b"2007_000033\n2007_000042\nx\n",
+            b"2007_000033 1\r\n2007_000042 -1\r\n",
+            b"x",
+            "x\n\u732b\n".encode(),
+        )
         return [(place, listing) for place in places for listing in listings]
 
     def read(self, where, content):
@@ -328,13 +344,22 @@ class ClassLists(Reader):
         self.write("ade/images/ADE/validation/one.jpg", _saved(_noise("RGB"), "JPEG"))
 
     def seeds(self):
-        texts = (b"cat\ndog\n", b"background\ncat\n", b"void\ncat\r\nsports ball\r\n", "\ufeffcat\nm\u00f6we\n".encode())
+        texts = (
+            b"cat\ndog\n",
+            b"background\ncat\n",
+            b"void\ncat\r\nsports ball\r\n",
+            "\ufeffcat\nm\u00f6we\n".encode(),
+        )
         tables = (
             b"index,name\n0,background\n1,cat\n2,dog\n",
             b"index,name,synonyms,colour,string,official\n0,background,,000000,,0\n1,cat,kitten;puss,804080,cat kitten,1;7\n",
             b'index,name,official\r\n0,void,0;255\r\n1,"cat, big",4000\r\n2,dog,2\r\n',
         )
-        objects = (b"cat\t12\t3\ndog, hound\t4\n", b"wall\nbuilding, edifice\nwall\n", "m\u00f6we\tx\n".encode("latin-1"))
+        objects = (
+            b"cat\t12\t3\ndog, hound\t4\n",
+            b"wall\nbuilding, edifice\nwall\n",
+            "m\u00f6we\tx\n".encode("latin-1"),
+        )
         made = [(self.TEXT, content) for content in texts] + [(self.TABLE, content) for content in tables]
         return made + [(self.OBJECTS, content) for content in objects]
 
@@ -456,7 +481,12 @@ class Runs(Reader):
 
         self.declared = (ValueError, FileNotFoundError, EvaluationFailed)
         self.report, self.evaluate, self.verify = report, evaluate, verify
-        self.read_row, self.read_summary, self.stored_labels, self.files_of = read_row, read_summary, stored_labels, files_of
+        self.read_row, self.read_summary, self.stored_labels, self.files_of = (
+            read_row,
+            read_summary,
+            stored_labels,
+            files_of,
+        )
         self.method = Named()
         self.dataset = open_dataset("folder", write_pictures(folder / "pictures", ("p0", "p1", "p2")))
         self.digest = configuration(self.dataset, self.method)["hash"]
@@ -583,7 +613,7 @@ class Weights(Reader):
                 self.load[part](self.folder / part)
             elif where == self.RECORDED:
                 self.climb.__dict__.pop("recorded_vectors", None)
-                self.climb.recorded_vectors
+                assert self.climb.recorded_vectors is not None
             else:
                 self.load_landed(path, self.modules)
         finally:

@@ -1,6 +1,7 @@
 """Any picture as RGB of eight bits, as a person sees it on a white page, or a refusal that says why."""
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def shown(path: Path | str) -> str:
 def read(path: Path | str, as_stored: bool = False) -> np.ndarray:
     """A picture's file as `rgb`, (H, W, 3) uint8, turned upright as EXIF says.
 
-    as_stored: neither turned nor taken through its colour profile, as benchmarks and the published methods read theirs.
+    as_stored: neither turned (but for TIFF, which Pillow turns itself) nor taken through its colour profile, as
+    benchmarks and the published methods read theirs.
     Raises FileNotFoundError for a path where nothing is, and ValueError, with the reason, for all that cannot be read.
     """
     with _told(repr(str(path))), opened(path) as picture:
@@ -51,7 +53,8 @@ def size(path: Path | str, as_stored: bool = False) -> tuple[int, int]:
     """(height, width) of what `read` gives, from the file's header alone; refuses what that tells to be no picture."""
     with _told(repr(str(path))), opened(path) as picture:
         _refuse_kind(picture)
-        lying = not as_stored and picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 turn by a quarter
+        turned = not as_stored and picture.format != "TIFF"  # whose header Pillow gives as it will be turned
+        lying = turned and picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)  # a quarter
         return (picture.width, picture.height) if lying else (picture.height, picture.width)
 
 
@@ -79,13 +82,25 @@ def opened(path: Path | str) -> Iterator[Image.Image]:
     """
     if Path(path).exists() and not Path(path).is_file():
         raise ValueError("it is no file")  # a pipe would be waited for
-    try:
-        picture = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"it has more than {LARGEST:,} pixels, which is the limit") from error
-    with picture:
-        _refuse_size(picture)
-        yield picture
+    with _Bounded(path) as file:
+        try:
+            picture = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"it has more than {LARGEST:,} pixels, which is the limit") from error
+        with picture:
+            _refuse_size(picture)
+            yield picture
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than it has: room for all of what a header claims would be made first."""
+
+    def __init__(self, path: Path | str):
+        super().__init__(io.FileIO(path))
+        self.length = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size if size is None or size < 0 else min(size, max(0, self.length - self.tell())))
 
 
 @contextmanager

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +65,9 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
             _fetch(archive, file)
             try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
                 shutil.unpack_archive(file, unpacked / archive.folder, filter=None if file.suffix == ".zip" else "data")
-            except (EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+            except Exception as error:  # whatever a damaged file makes the unpacking raise
                 raise ValueError(
-                    f"{archive.url} cannot be unpacked ({error}): try again, or fetch it by hand"
+                    f"{archive.url} cannot be unpacked ({error!r}): try again, or fetch it by hand"
                 ) from error
             if absent := [path for path in lacking if not (unpacked / path).exists()]:
                 raise ValueError(

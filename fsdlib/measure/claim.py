@@ -118,7 +118,9 @@ def _owner(folder: Path) -> str | None:
 def _rows(folder: Path) -> Iterator[dict]:
     for path in (folder / OF_IMAGES[0]).glob("*.json"):
         row = read_record(path)
-        if row is not None and "run" in row and path == files_of(folder, row.get("id", ""))[0]:
+        if row is None or not isinstance(row.get("run"), str) or not isinstance(row.get("id"), str):
+            continue
+        if path == files_of(folder, row["id"])[0]:
             yield row
 
 

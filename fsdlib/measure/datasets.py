@@ -4,8 +4,10 @@ import hashlib
 import json
 import math
 import stat
+import struct
 import urllib.parse
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import scipy.io
 from pycocotools import mask as codes
 from pycocotools.coco import COCO
 
@@ -195,17 +196,26 @@ class Dataset:
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:
-        """The captions by image id from captions.json or COCO's own file, else an empty dict."""
+        """The captions by image id from captions.json or COCO's own file, else an empty dict.
+
+        Raises ValueError where the file is not in COCO's form.
+        """
         for path in (self.root / "captions.json", self.root / "annotations" / f"captions_{self.split}2017.json"):
             if path.exists():
                 break
         else:
             return {}
-        content = json.loads(inside(self.root, path).read_text())
-        stems = {picture["id"]: Path(picture["file_name"]).stem for picture in content["images"]}
+        inside(self.root, path)
         captions: dict[str, list[str]] = {}
-        for annotation in content["annotations"]:
-            captions.setdefault(stems[annotation["image_id"]], []).append(annotation["caption"])
+        try:
+            content = json.loads(path.read_bytes())
+            stems = {picture["id"]: Path(picture["file_name"]).stem for picture in content["images"]}
+            for annotation in content["annotations"]:
+                if not isinstance(annotation["caption"], str):
+                    raise ValueError("a caption is no text")
+                captions.setdefault(stems[annotation["image_id"]], []).append(annotation["caption"])
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no captions in COCO's form ({error!r}): replace it") from error
         return captions
 
     def _meaning(self) -> list:
@@ -410,7 +420,51 @@ class ContextMatrices(Dataset):
     """Pascal Context's annotation as published: one MATLAB file an image, with 459 classes."""
 
     def _read(self, index: int) -> np.ndarray:
-        return scipy.io.loadmat(self.masks[index])["LabelMap"]
+        return _matrix(self.masks[index].read_bytes(), "LabelMap")
+
+
+# of the elements of a MATLAB file: the types of whole numbers, compressed ones and matrices
+_WHOLE = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
+_COMPRESSED, _MATRIX = 15, 14
+
+
+def _matrix(content: bytes, name: str) -> np.ndarray:
+    """A matrix of whole numbers in a MATLAB file of level 5, (H, W), by its name.
+
+    As "MAT-File Format" of MathWorks has it. scipy (1.17.1) ends the process where an element's type is no type, and asks
+    for as much memory as a header says. Raises ValueError.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
+    if order is None:
+        raise ValueError("it is no MATLAB file of level 5")
+    for kind, element in _elements(content[128:], order):
+        if kind == _COMPRESSED:  # two bytes are the most that a pixel of a label map takes
+            unpacked = zlib.decompressobj().decompress(element, 2 * pictures.LARGEST + 2**16)
+            kind, element = next(_elements(unpacked, order), (0, b""))
+        parts = [part for _, part in zip(range(4), _elements(element, order))] if kind == _MATRIX else []
+        if len(parts) == 4 and parts[2][1] == name.encode():  # flags, sides, name, numbers
+            sides, numbers = np.frombuffer(parts[1][1], f"{order}i4"), parts[3]
+            of_numbers = parts[0][1][0 if order == "<" else 3 :][:1]  # its class: of numbers, or text, structures, ...
+            if not b"\6" <= of_numbers <= b"\17" or numbers[0] not in _WHOLE or len(sides) != 2 or min(sides) < 0:
+                raise ValueError(f"{name} is no matrix of whole numbers")
+            values = np.frombuffer(numbers[1], order + _WHOLE[numbers[0]])
+            return values.reshape(sides[::-1]).T  # which raises ValueError where it has not so many
+    raise ValueError(f"it has no matrix called {name}")
+
+
+def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """The elements of a MATLAB file, or of a matrix in it: their types, and what they hold."""
+    place = 0
+    while place + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, place)
+        start = place + 8
+        end = start + length if kind == _COMPRESSED else start + -(-length // 8) * 8  # others fill eight bytes
+        if kind >> 16:  # a small one, which lies in eight bytes itself
+            kind, length, start, end = kind & 0xFFFF, kind >> 16, place + 4, place + 8
+        if start + length > min(end, len(content)):
+            raise ValueError("it is cut")
+        yield kind, content[start : start + length]
+        place = end
 
 
 @dataclass(frozen=True)
@@ -433,18 +487,21 @@ class Ade20kFull(Dataset):
 
     def _read(self, index: int) -> np.ndarray:
         with pictures.opened(self.masks[index]) as mask:
-            colours = np.asarray(mask).astype(np.int32)
+            colours = np.asarray(mask)
+        if colours.ndim != 3 or colours.dtype != np.uint8:
+            raise ValueError("it is no picture in colours")
         described = inside(self.root, self.picture(index).with_suffix(".json"))
-        values, places = np.unique(colours[..., 0] // 10 * 256 + colours[..., 1], return_inverse=True)
+        numbers = colours[..., 0].astype(np.uint16) // 10 * 256 + colours[..., 1]
         annotation = json.loads(described.read_text(encoding="latin-1"))["annotation"]
-        labels = {0: VOID} | {
-            int(one["name_ndx"]): self.numbers.get(one["name"], VOID)
-            for one in annotation["object"]
-            if int(one["parts"]["part_level"]) == 0
-        }
-        if unknown := [int(value) for value in values if value not in labels]:
+        labels = np.full(26 * 256, -1, np.int16)  # -1 for numbers of which the JSON says nothing
+        labels[0] = VOID
+        for one in annotation["object"]:
+            if int(one["parts"]["part_level"]) == 0 and 0 <= int(one["name_ndx"]) < len(labels):
+                labels[int(one["name_ndx"])] = self.numbers.get(one["name"], VOID)
+        found = labels[numbers]
+        if unknown := np.unique(numbers[found < 0]).tolist():
             raise ValueError(f"numbers {unknown[:5]} are no objects of its JSON")
-        return np.array([labels[value] for value in values], np.uint8)[places].reshape(colours.shape[:2])
+        return found.astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,15 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
+from fsdlib import pictures
 from fsdlib.measure import scores
 from fsdlib.measure.datasets import Dataset, file_stem
 from fsdlib.project import write_atomically
@@ -66,7 +67,11 @@ def stored_labels(folder: Path, image_id: str) -> np.ndarray | None:
     """
     _, path, _ = files_of(folder, image_id)
     try:
-        return np.asarray(Image.open(path))
+        with pictures.opened(path) as picture:
+            labels = np.asarray(picture)
+        if labels.shape[2:] or labels.dtype != np.uint8:
+            raise ValueError(f"it is no label map but {labels.shape} {labels.dtype}")
+        return labels
     except FileNotFoundError:
         return None
     except Exception as error:  # decoders raise whatever comes to them on a damaged file
@@ -83,10 +88,23 @@ def read_record(path: Path) -> dict | None:
 
 
 def read_summary(folder: Path) -> dict:
-    """A finished run's summary; raises ValueError where it is not there or not whole."""
-    if (summary := read_record(folder / "summary.json")) is None:
+    """A finished run's summary; raises ValueError where it is not there, not whole or of another form."""
+    summary = read_record(folder / "summary.json")
+    if summary is None or not _has_form(summary):
         raise ValueError(f"{folder / 'summary.json'} is missing, empty or cut: evaluate again, which writes it anew")
     return summary
+
+
+def _has_form(summary: dict) -> bool:
+    """Whether a summary says of which run and of how many images it is, as all who read one ask first."""
+    texts = ["hash", "dataset", *(("models", "vocabulary_mode") if "recipe" in summary else ())]
+    recipe = summary.get("recipe", dict(name=""))
+    return (
+        all(isinstance(summary.get(name), str) for name in texts)
+        and type(summary.get("images")) is int
+        and isinstance(summary.get("failed", {}), dict)
+        and (isinstance(recipe, dict) and isinstance(recipe.get("name"), str))
+    )
 
 
 def sealed(row: dict) -> str:
@@ -128,11 +146,22 @@ def first_not_whole(row: dict, digest: str, of_row: Path, labels: Path, timings:
     """Which of an image's files is not whole, None where all are; takes the row's hash of itself out of it."""
     if row.pop("row_sha256", None) != _sha256(json.dumps(row).encode()) or row.get("run") != digest:
         return of_row
+    if not isinstance(row.get("id"), str) or file_stem(row["id"]) != of_row.stem:  # another image's
+        return of_row
     if "failed" in row:
         return None
-    if not labels.is_file() or row["label_map"] != _sha256(labels.read_bytes()):
+    if not labels.is_file() or row.get("label_map") != _sha256(labels.read_bytes()):
         return labels
-    return timings if timings.exists() and read_record(timings) is None else None
+    return timings if timings.exists() and _read_timing(timings) is None else None
+
+
+def _read_timing(path: Path) -> dict | None:
+    """An image's timings, or None where they are missing, cut or of another form."""
+    timing = read_record(path)
+    if timing is None or not isinstance(timing.get("seconds"), dict) or type(timing.get("batch")) is not int:
+        return None
+    numbers = [*timing["seconds"].values(), timing.get("memory_mib", 0), timing.get("gpu_memory_mib", 0)]
+    return timing if all(type(one) in (int, float) and 0 <= one < 2**63 for one in numbers) else None
 
 
 def sparse(counts: np.ndarray) -> list[list[int]]:
@@ -141,10 +170,15 @@ def sparse(counts: np.ndarray) -> list[list[int]]:
 
 
 def dense(cells: Sequence[Sequence[int]], classes: int) -> np.ndarray:
-    """A confusion count, (classes + 1, classes) int64, from its cells."""
+    """A confusion count, (classes + 1, classes) int64, from its cells; raises ValueError where they are none of it."""
     counts = np.zeros((classes + 1, classes), np.int64)
-    for row, column, pixels in cells:
-        counts[row, column] = pixels
+    try:
+        for row, column, pixels in cells:
+            if not (0 <= row <= classes and 0 <= column < classes and type(pixels) is int and pixels >= 0):
+                raise ValueError(f"[{row}, {column}, {pixels}] is no cell")
+            counts[row, column] = pixels
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"a confusion count of {classes} classes cannot be read: {error}") from error
     return counts
 
 
@@ -268,7 +302,10 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
 def gathered(
     folder: Path, dataset: Dataset, rows: Iterable[dict | None], settings: dict
 ) -> tuple[Evaluation, dict[str, str]]:
-    """What `gather` returns, and the files that it writes by their names, the summary last; None is an image not done."""
+    """What `gather` returns, and the files that it writes by their names, the summary last; None is an image not done.
+
+    Raises ValueError for a row that makes no sense.
+    """
     vocabulary = dataset.vocabulary
     totals = Totals(len(vocabulary), vocabulary.background, dataset.void_is_background)
     timings, missing = Timings(), 0
@@ -283,17 +320,19 @@ def gathered(
         if "failed" in row:
             failed[row["id"]] = row["failed"]
             continue
-        scored = {}
-        if "counts" in row:
-            counts = dense(row["counts"], len(vocabulary))
-            ious = scores.image_iou(counts, dataset.void_is_background)
-            totals.add(row, counts)
-            scored = _of_image(row, ious, vocabulary)
-            objects += _of_objects(row, counts, ious, vocabulary)
-        timings.add(read_record(files_of(folder, row["id"])[2]))
-        table.append(dict(id=row["id"]) | scored | dict(found=", ".join(row["found"]), caption=row["caption"]))
-        for name, (taken_for, similarity) in row["mapping"].items():
-            mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
+        of_row, _, of_timings = files_of(folder, row["id"])
+        with _understood(of_row):
+            scored = {}
+            if "counts" in row:
+                counts = dense(row["counts"], len(vocabulary))
+                ious = scores.image_iou(counts, dataset.void_is_background)
+                totals.add(row, counts)
+                scored = _of_image(row, ious, vocabulary)
+                objects += _of_objects(row, counts, ious, vocabulary)
+            timings.add(_read_timing(of_timings))
+            table.append(dict(id=row["id"]) | scored | dict(found=", ".join(row["found"]), caption=row["caption"]))
+            for name, (taken_for, similarity) in row["mapping"].items():
+                mapping[name] = taken_for, similarity, mapping.get(name, (0, 0, 0))[2] + 1
 
     summary = settings | dict(
         images=len(table),
@@ -329,9 +368,22 @@ def gathered(
     return found, files
 
 
+@contextmanager
+def _understood(of_row: Path) -> Iterator[None]:
+    """Within, whatever else than expected is found in a row is a ValueError that names its file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{of_row} makes no sense, whatever its hash says ({error!r}): delete it and evaluate again"
+        ) from error
+
+
 def _is_over_more(path: Path, digest: str, images: int) -> bool:
     stored = read_record(path)
-    return stored is not None and stored.get("hash") == digest and stored["images"] + len(stored["failed"]) > images
+    if stored is None or stored.get("hash") != digest or not _has_form(stored):
+        return False
+    return stored["images"] + len(stored.get("failed", {})) > images
 
 
 def _of_image(row: dict, ious: np.ndarray, vocabulary: Vocabulary) -> dict:

@@ -11,6 +11,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fsdlib.measure.benchmarks import DATASETS, open_dataset
@@ -26,7 +27,8 @@ SHOWN = 20  # findings that the command prints
 def verify(folder: Path | str, dataset: Dataset) -> list[str]:
     """All that differs in a finished run, one sentence each: nothing where every number and every hash agrees.
 
-    Raises ValueError where the folder holds no finished run, or that of another dataset or class list.
+    Raises ValueError where the folder holds no finished run, or that of another dataset or class list, and for a row that
+    makes no sense.
     """
     folder = Path(folder)
     settings, summary = _settings(folder), read_summary(folder)
@@ -36,7 +38,7 @@ def verify(folder: Path | str, dataset: Dataset) -> list[str]:
     for name, here in of_dataset(dataset).items():
         if settings.get(name) != here:
             raise ValueError(f"{folder} is of another dataset: its {name} is {settings.get(name)}, here it is {here}")
-    wanted = range(min(len(dataset), summary["images"] + len(summary["failed"])))
+    wanted = range(min(len(dataset), summary["images"] + len(summary.get("failed", {}))))
     rows = [_row(folder, dataset, i, settings["hash"], findings) for i in wanted]
     if None in rows:
         return [*findings, f"summary.json: not compared, since {rows.count(None)} images have no row or no label map"]
@@ -52,7 +54,8 @@ def verify(folder: Path | str, dataset: Dataset) -> list[str]:
 
 def _settings(folder: Path) -> dict:
     settings = read_record(folder / "run.json")
-    if settings is None or not isinstance(settings.get("hash"), str):
+    kinds = dict(hash=str, dataset=str, split=str, centre_crops=bool, seed=int)
+    if settings is None or any(type(settings.get(name)) is not kind for name, kind in kinds.items()):
         raise ValueError(f"{folder / 'run.json'} is missing or not whole: is this a run's folder? Evaluate again")
     return settings
 
@@ -66,12 +69,16 @@ def _row(folder: Path, dataset: Dataset, i: int, digest: str, findings: list[str
         return None
     if fault := first_not_whole(row, digest, *paths):
         findings.append(f"{fault.relative_to(folder)}: missing, or not as it was written")
+    if row.get("id") != dataset.ids[i]:
+        return None
     if row.get("files") != dataset.content(i):
         findings.append(f"{name}: its picture or its mask is no longer the one that it is of")
     if "failed" in row:
         return row
     try:
         labels, truth = stored_labels(folder, row["id"]), dataset.labels(i) if dataset.has_labels else None
+        if labels is not None and labels.max() >= len(dataset.vocabulary):
+            raise ValueError(f"its label map holds {labels.max()}, and {len(dataset.vocabulary)} are the labels")
         fresh = counted(labels, truth, dataset.vocabulary) if labels is not None else None
     except (FileNotFoundError, ValueError) as error:
         findings.append(f"{name}: cannot be recomputed, since {error}")
@@ -79,7 +86,8 @@ def _row(folder: Path, dataset: Dataset, i: int, digest: str, findings: list[str
     if fresh is None:
         return None
     if "masks" in fresh:
-        fresh["masks"] = row.get("masks", {}) | fresh["masks"]
+        masks = row.get("masks")
+        fresh["masks"] = (masks if isinstance(masks, dict) else {}) | fresh["masks"]
     findings += _differences(name, row, row | fresh)
     return row | fresh
 
@@ -98,7 +106,8 @@ def _differences(where: str, kept: object, fresh: object) -> Iterator[str]:
 
 def _agree(kept: object, fresh: object) -> bool:
     if isinstance(kept, int | float) and isinstance(fresh, int | float):
-        return math.isclose(kept, fresh, rel_tol=0, abs_tol=TOLERANCE)
+        with suppress(OverflowError):  # a number of hundreds of digits
+            return math.isclose(kept, fresh, rel_tol=0, abs_tol=TOLERANCE)
     return kept == fresh
 
 
@@ -106,9 +115,12 @@ def _short(value: object) -> str:
     return f"{len(value)} entries" if isinstance(value, list | tuple | dict) else repr(value)
 
 
-def _table(text: str) -> list[dict]:
-    """The rows of a CSV, numbers as such."""
-    return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+def _table(text: str) -> list[dict] | None:
+    """The rows of a CSV, numbers as such, or None where it is none."""
+    try:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    except csv.Error:
+        return None
 
 
 def _number(cell):

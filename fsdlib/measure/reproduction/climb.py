@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
@@ -115,7 +116,11 @@ class Climb:
 
     @cached_property
     def recorded_vectors(self) -> dict[str, np.ndarray]:
-        return load_file(self.subject.record.with_suffix(".safetensors"))
+        path = self.subject.record.with_suffix(".safetensors")
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}): restore it from version control") from error
 
     @cached_property
     def datasets(self) -> dict[Goal, Dataset]:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from tqdm import tqdm
 
 from fsdlib.project import MINI, TRAINING, write_atomically
-from fsdlib.world.training.data import signed, training_scenes
+from fsdlib.world.training.data import read_tensors, signed, training_scenes
 from fsdlib.world.training.loop import fit, noise
 from fsdlib.world.training.settings import Settings
 
@@ -64,7 +64,7 @@ def kept_latents(autoencoder: AutoencoderKL, images: np.ndarray, device: str, fo
     path = Path(folder) / f"latents-{identity.hexdigest()[:16]}.safetensors"
     if not path.exists():
         write_atomically(path, save({"latents": encoded(autoencoder, images, device).contiguous()}))
-    return load_file(path)["latents"]
+    return read_tensors(path)["latents"]
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from scipy.ndimage import uniform_filter
 from tqdm import tqdm
@@ -82,8 +83,16 @@ def _drawn(kind: str, numbers: Sequence[int], settings: Settings, folder: Path) 
         arrays = {"images": np.stack(images), "labels": np.stack(labels), "patterns": np.stack(patterns)}
         write_atomically(stem.with_suffix(".safetensors"), save({k: torch.from_numpy(v) for k, v in arrays.items()}))
         write_atomically(stem.with_suffix(".json"), json.dumps(captions))
-    arrays = {k: v.numpy() for k, v in load_file(stem.with_suffix(".safetensors")).items()}
+    arrays = {k: v.numpy() for k, v in read_tensors(stem.with_suffix(".safetensors")).items()}
     return SceneArrays(**arrays, captions=json.loads(stem.with_suffix(".json").read_text()))
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """All that a safetensors file holds, by name; raises ValueError where it is damaged."""
+    try:
+        return load_file(path, device=device)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or move it away to begin anew") from error
 
 
 def augmented(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from tqdm import tqdm
 
 from fsdlib.project import write_atomically
+from fsdlib.world.training.data import read_tensors
 from fsdlib.world.training.settings import PARTS, Settings
 
 Data = TypeVar("Data")
@@ -82,8 +83,9 @@ def fit(
     if checkpoint.exists():
         history = json.loads(checkpoint.with_suffix(".json").read_text())
         tensors = _read(checkpoint, parameters, settings.device)
-        start, forgot = int(tensors["step"]), int(tensors.get("forgot", 0))
-        _restore(parameters, average, buffers, optimizer, tensors)
+        with _of_this_model(checkpoint):
+            start, forgot = int(tensors["step"]), int(tensors.get("forgot", 0))
+            _restore(parameters, average, buffers, optimizer, tensors)
         history = [row for row in history if row["step"] <= start]
     elif landed is not None and landed.exists():
         history = json.loads(landed.with_suffix(".json").read_text())
@@ -138,10 +140,11 @@ def load_average(checkpoint: Path, modules: Sequence[torch.nn.Module]) -> None:
     """Put the averaged weights of a checkpoint of `fit` into modules; raises ValueError if it is of another model."""
     parameters = _trainable(modules)
     tensors = _read(checkpoint, parameters)
-    for i, parameter in enumerate(parameters):
-        parameter.copy_(tensors[f"average.{i}"])
-    for i, buffer in enumerate(b for module in modules for b in module.buffers()):
-        buffer.copy_(tensors[f"buffer.{i}"])
+    with _of_this_model(checkpoint):
+        for i, parameter in enumerate(parameters):
+            parameter.copy_(tensors[f"average.{i}"])
+        for i, buffer in enumerate(b for module in modules for b in module.buffers()):
+            buffer.copy_(tensors[f"buffer.{i}"])
 
 
 def land(checkpoint: Path, target: Path) -> None:
@@ -152,7 +155,7 @@ def land(checkpoint: Path, target: Path) -> None:
     """
     if not Path(checkpoint).exists():
         raise ValueError(f"there is no {checkpoint} to land: train first")
-    tensors = load_file(checkpoint)
+    tensors = read_tensors(checkpoint)
     kept = {name: value for name, value in tensors.items() if name == "step" or name.startswith("buffer.")}
     for name, value in tensors.items():
         if name.startswith("average."):
@@ -168,19 +171,31 @@ def land(checkpoint: Path, target: Path) -> None:
 @torch.no_grad()
 def load_landed(path: Path, modules: Sequence[torch.nn.Module]) -> int:
     """Put the weights that `land` wrote into modules; returns their step. Raises ValueError if they are of another model."""
-    parameters, tensors = _trainable(modules), load_file(path)
-    if [tensors.get(f"average.{i}", tensors["step"]).shape for i in range(len(parameters))] != [
-        p.shape for p in parameters
-    ]:
-        raise ValueError(f"{path} is of another version of the model: remove it to train from the beginning")
-    for i, parameter in enumerate(parameters):
-        value = tensors[f"average.{i}"]
-        if f"level.{i}" in tensors:
-            value = value * tensors[f"level.{i}"].reshape(-1, *[1] * (value.ndim - 1))
-        parameter.copy_(value)
-    for i, buffer in enumerate(b for module in modules for b in module.buffers()):
-        buffer.copy_(tensors[f"buffer.{i}"])
-    return int(tensors["step"])
+    parameters, tensors = _trainable(modules), read_tensors(path)
+    with _of_this_model(path):
+        for i, parameter in enumerate(parameters):
+            value = tensors[f"average.{i}"]
+            if value.shape != parameter.shape:
+                raise KeyError(f"average.{i}")
+            if f"level.{i}" in tensors:
+                value = value * tensors[f"level.{i}"].reshape(-1, *[1] * (value.ndim - 1))
+            parameter.copy_(value)
+        for i, buffer in enumerate(b for module in modules for b in module.buffers()):
+            buffer.copy_(tensors[f"buffer.{i}"])
+        return int(tensors["step"])
+
+
+@contextmanager
+def _of_this_model(path: Path):
+    """Within, a tensor that is missing or has another shape is a ValueError about the file."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, RuntimeError) as error:  # RuntimeError: shapes, as PyTorch says it
+        raise ValueError(
+            f"{path} is of another version of the model ({error}): move it away, or train in another folder"
+        ) from error
 
 
 def _trainable(modules: Sequence[torch.nn.Module]) -> list[torch.nn.Parameter]:
@@ -232,10 +247,11 @@ def _keep(
 
 
 def _read(checkpoint: Path, parameters: list, device: str = "cpu") -> dict[str, torch.Tensor]:
-    tensors = load_file(checkpoint, device=device)
-    kept = [tensors.get(f"parameter.{i}", tensors["step"]).shape for i in range(len(parameters))]
-    if kept != [p.shape for p in parameters]:
-        raise ValueError(f"{checkpoint} is of another version of the model: move it away, or train in another folder")
+    tensors = read_tensors(checkpoint, device)
+    with _of_this_model(checkpoint):
+        for i, parameter in enumerate(parameters):
+            if tensors[f"parameter.{i}"].shape != parameter.shape:
+                raise KeyError(f"parameter.{i}")
     return tensors
 
 

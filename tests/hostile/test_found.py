@@ -1,0 +1,170 @@
+"""What fuzzing found, worked out by hand: the file, the sentence that refuses it, and what is still read as before."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from fsdlib import pictures
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.measure.datasets import IncompleteDataset
+from fsdlib.measure.run import evaluate
+from fsdlib.measure.summary import read_row, sealed
+from fsdlib.measure.verify import verify
+
+
+@pytest.fixture
+def context(tmp_path):
+    """A function that writes bytes as the one MATLAB file of Pascal Context, and opens the dataset."""
+    for folder in ("ImageSets/Main", "JPEGImages", "trainval"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/val.txt").write_text("one")
+
+    def write(content, width=9, height=7):
+        Image.new("RGB", (width, height)).save(tmp_path / "JPEGImages/one.jpg")
+        (tmp_path / "trainval/one.mat").write_bytes(content)
+        return open_dataset("context59", tmp_path)
+
+    return write
+
+
+def matlab(named, **options):
+    buffer = io.BytesIO()
+    scipy.io.savemat(buffer, named, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 3), (2, 2), (7, 9)])
+def test_matrices_are_those_that_scipy_reads(compressed, kind, height, width, context):
+    values = np.arange(height * width).reshape(height, width).astype(kind) % 100
+    content = matlab({"other": np.eye(3), "LabelMap": values, "more": "text"}, do_compression=compressed)
+    dataset = context(content, width, height)
+    raw, peer = dataset._raw(0), scipy.io.loadmat(io.BytesIO(content))["LabelMap"]
+    assert np.array_equal(raw, peer) and raw.dtype.kind in "iu"
+    dataset.check()
+
+
+def with_side(side):
+    """A matrix of 7 x 9 whose header says that it has another number of rows."""
+    content = matlab({"LabelMap": np.ones((7, 9), np.uint16)})
+    place = content.index(b"\7\0\0\0\t\0\0\0")
+    return content[:place] + side.to_bytes(4, "little", signed=True) + content[place + 4 :]
+
+
+def with_type(kind):
+    """A matrix whose numbers are said to be of a type that there is not: scipy ends the process over it."""
+    content = matlab({"LabelMap": np.ones((7, 9), np.uint16)})
+    place = content.index((126).to_bytes(4, "little"), 128)
+    return content[: place - 4] + kind.to_bytes(4, "little") + content[place:]
+
+
+@pytest.mark.parametrize(
+    "content, why",
+    [
+        (with_side(10**9), "cannot reshape"),
+        (with_side(-1), "no matrix of whole numbers"),
+        (with_type(260), "no matrix of whole numbers"),
+        (with_type(9), "no matrix of whole numbers"),  # doubles
+        (matlab({"LabelMap": np.ones((7, 9), np.uint16)})[:-20], "it is cut"),
+        (matlab({"Labels": np.ones((7, 9), np.uint16)}), "it has no matrix called LabelMap"),
+        (matlab({"LabelMap": "text"}), "LabelMap"),
+        (matlab({"LabelMap": {"a": 1}}), "LabelMap"),
+        (b"MATLAB", "no MATLAB file of level 5"),
+    ],
+)
+def test_a_matrix_that_is_none_is_refused_with_the_reason(content, why, context):
+    dataset = context(content)
+    with pytest.raises(ValueError, match=f"one.mat cannot be read .*{why}"):
+        dataset.labels(0)
+    with pytest.raises(IncompleteDataset, match="unreadable masks: 1 "):
+        dataset.check()
+
+
+@pytest.mark.parametrize("ending", ["tif", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", [1, 5, 6, 8, 9, 99])
+def test_a_turned_picture_has_the_size_that_it_is_read_with(ending, orientation, tmp_path):
+    path, turned = tmp_path / f"picture.{ending}", Image.Exif()
+    turned[274] = orientation
+    Image.new("RGB", (9, 7)).save(path, **dict(tiffinfo={274: orientation}) if ending == "tif" else dict(exif=turned))
+    assert pictures.read(path).shape[:2] == pictures.size(path) == ((9, 7) if orientation in (5, 6, 8) else (7, 9))
+    assert pictures.read(path, as_stored=True).shape[:2] == pictures.size(path, as_stored=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[" * 5_000,
+        b"\xff\xfe",
+        b"3",
+        b'{"images": [], "annotations": 3}',
+        b'{"images": [{"id": 1}], "annotations": []}',
+        b'{"images": [], "annotations": [{"image_id": 1, "caption": "a cat"}]}',
+        b'{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": null}]}',
+    ],
+)
+def test_captions_that_are_none_are_an_error_that_names_the_file(content, dataset):
+    (dataset.root / "captions.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"captions\.json holds no captions in COCO's form .*: replace it"):
+        dataset.captions  # noqa: B018
+
+
+@pytest.fixture
+def run(dataset, method, tmp_path):
+    return evaluate(dataset, method, tmp_path / "run", batch_size=2).folder
+
+
+def digest(run):
+    return json.loads((run / "run.json").read_text())["hash"]
+
+
+def test_a_row_under_another_images_name_is_not_taken_and_is_named(run, dataset, method, contents):
+    """Also where the label map is the same, so that its hash cannot tell."""
+    before = contents(run)
+    for folder, ending in (("images", "json"), ("labels", "png")):
+        (run / folder / f"p1.{ending}").write_bytes((run / folder / f"p0.{ending}").read_bytes())
+    assert read_row(run, "p0", digest(run)) is not None and read_row(run, "p1", digest(run)) is None
+    assert "images/p1.json: missing, or not as it was written" in verify(run, dataset)
+    evaluate(dataset, method, run, batch_size=2)
+    assert contents(run) == before
+
+
+def rewritten(path, **changes):
+    row = json.loads(path.read_text()) | changes
+    row.pop("row_sha256")
+    path.write_text(sealed({key: value for key, value in row.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(counts=[[0, 2**63, 5]]),
+        dict(counts=[[0, 0, 10**400]]),
+        dict(counts=[[0, -1, 5]]),
+        dict(counts=3),
+        dict(caption=...),
+        dict(mapping=[1]),
+        dict(masks=7),
+        dict(present=["no class"]),
+    ],
+)
+def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, dataset, method):
+    rewritten(run / "images/p2.json", **changes)
+    with pytest.raises(ValueError, match=r"p2\.json makes no sense|a confusion count of 3 classes cannot be read"):
+        evaluate(dataset, method, run, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    "timing", [dict(), dict(batch=2, seconds=3), dict(batch=[2], seconds={}), dict(batch=2, seconds=dict(look="1"))]
+)
+def test_timings_of_another_form_count_as_cut(timing, run, dataset, method, contents):
+    before = contents(run)
+    (run / "timings/p2.json").write_text(json.dumps(timing))
+    assert read_row(run, "p2", digest(run)) is None
+    evaluate(dataset, method, run, batch_size=2)
+    assert contents(run) == before and json.loads((run / "timings/p2.json").read_text())["seconds"] == dict(look=0.1)

@@ -5,8 +5,9 @@ A table has one protocol; each of the others has a table of its own. Figures are
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -35,27 +36,44 @@ MODES = {
 SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or more"}  # of an image's pixels
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
 ON_CENTRE_CROPS = ("per_image_union",)  # protocols whose published figures are over centre crops
+OURS = "FreeSeg-Diff"  # as a run's configuration names this project's method
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished evaluation: its summary, and its tables where they are asked for."""
+    """One finished evaluation: its summary, and its tables where they are asked for.
+
+    A method of one's own need not have models, recipes or vocabulary modes: its name stands for the recipe, and its other
+    two are "" where its configuration has none. marked: what tells it from a run of the same name, "" where none is.
+    """
 
     folder: Path
     summary: dict
+    marked: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of a method other than this project's."""
+        return self.summary.get("method") != OURS or not isinstance(self.summary.get("recipe"), dict)
+
+    @property
+    def models(self) -> str:
+        return str(self.summary.get("models", ""))
 
     @property
     def recipe(self) -> str:
-        return self.summary["recipe"]["name"].split("-vocabulary=")[0]
+        if self.own:
+            return str(self.summary.get("method") or self.folder.name) + self.marked
+        return self.summary["recipe"]["name"].split("-vocabulary=")[0] + self.marked
 
     @property
     def mode(self) -> str:
-        return self.summary["vocabulary_mode"]
+        return str(self.summary.get("vocabulary_mode", ""))
 
     @property
     def title(self) -> str:
-        return f"{self.recipe}, {self.mode}"
+        return ", ".join(filter(None, (self.recipe, self.mode)))
 
     @property
     def centre_crops(self) -> bool:
@@ -101,27 +119,35 @@ def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
     """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode.
 
     Of runs of one configuration only the one over most images counts: the others are parts of it. One whose summary is
-    cut is not finished: it is left out, with a warning.
+    cut is not finished, and one without masks has no scores: each is left out, with a warning. Methods of one's own come
+    after this project's; runs of one name that differ in anything else are told apart by their folders' names.
     """
     found = []
     for path in sorted(Path(folder).glob("*/summary.json")):
         try:
-            found.append(Run(path.parent, read_summary(path.parent)))
+            run = Run(path.parent, read_summary(path.parent))
+            if not run.summary.get("miou"):
+                raise ValueError(f"{path} has no scores, since no image of it has a mask to compare with")
+            found.append(run)
         except ValueError as error:
             warnings.warn(f"a run is left out: {error}", stacklevel=2)
-    found = [run for run in found if run.summary.get("miou") and "recipe" in run.summary]
     largest = {run.summary["hash"]: run for run in sorted(found, key=lambda run: run.summary["images"])}
+    alike = Counter(map(_names, largest.values()))
+    told_apart = [
+        replace(run, marked=f" ({run.folder.name})") if alike[_names(run)] > 1 else run for run in largest.values()
+    ]
 
     def place(run: Run) -> tuple:
-        return (
-            run.summary["dataset"],
-            run.summary["models"],
-            run.recipe != "paper",
-            run.recipe,
-            list(MODES).index(run.mode),
-        )
+        modes = [*MODES, ""]
+        mode = modes.index(run.mode) if run.mode in modes else len(modes)
+        return run.summary["dataset"], run.own, run.models, run.recipe != "paper", run.recipe, mode, run.mode
 
-    return sorted(largest.values(), key=place)
+    return sorted(told_apart, key=place)
+
+
+def _names(run: Run) -> tuple:
+    """What a table calls a run."""
+    return run.summary["dataset"], run.models, run.recipe, run.mode, run.centre_crops
 
 
 def published() -> pd.DataFrame:
@@ -162,17 +188,17 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:
-            key = run.summary["models"], run.recipe, run.mode, run.centre_crops
-            known = NOTHING_KNOWN.get(run.summary["models"])
+            key = run.models, run.recipe, run.mode, run.centre_crops
+            known = NOTHING_KNOWN.get(run.models)
             row = ours.setdefault(
                 key,
                 {
                     "system": f"here: {run.recipe}",
-                    "models": run.summary["models"],
+                    "models": run.models,
                     "vocabulary": run.mode,
-                    "told": MODES[run.mode],
-                    "presence from": "caption" if run.mode == "closed" else "",
-                    "training-free": "yes",
+                    "told": MODES.get(run.mode, ""),
+                    "presence from": "caption" if run.mode == "closed" and not run.own else "",
+                    "training-free": "" if run.own else "yes",
                     "protocol": protocol,
                     **dict.fromkeys(BENCHMARKS, np.nan),
                     "word list": "the project's own",
@@ -207,7 +233,7 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         s = run.summary
-        row = dict(dataset=s["dataset"], images=run.whole, models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        row = dict(dataset=s["dataset"], images=run.whole, models=run.models, recipe=run.recipe, vocabulary=run.mode)
         for protocol in PROTOCOLS:
             low, high = s["intervals"][protocol]
             row |= {
@@ -232,7 +258,7 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         s = run.summary
-        row = dict(dataset=s["dataset"], models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        row = dict(dataset=s["dataset"], models=run.models, recipe=run.recipe, vocabulary=run.mode)
         row |= {
             "caption recall": s["caption"]["spoken"]["recall"],
             "candidate recall": s["caption"].get("candidates", {}).get("recall"),
@@ -317,9 +343,9 @@ def save_figure(figure, stem: Path | str) -> list[Path]:
 
 
 def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
-    """mIoU of each recipe under each vocabulary mode, with its interval; returns the axes."""
+    """mIoU of each recipe, or method, under each vocabulary mode, with its interval; returns the axes."""
     rows = pd.DataFrame([dict(recipe=r.recipe, mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs])
-    modes = [mode for mode in MODES if mode in set(rows["mode"])]
+    modes = sorted(set(rows["mode"]), key=lambda mode: ([*MODES, mode].index(mode), mode))
     recipes = list(dict.fromkeys(rows.recipe))
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
     sns.barplot(
@@ -329,6 +355,7 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     for run in runs:
         x = modes.index(run.mode) + (recipes.index(run.recipe) - (len(recipes) - 1) / 2) * width
         ax.vlines(x, *(100 * end for end in run.summary["intervals"][protocol]), color="0.25", lw=1)
+    ax.set_xticks(range(len(modes)), [mode or "no modes" for mode in modes])
     ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)
     sns.despine(ax=ax)
@@ -472,9 +499,10 @@ def show_stages(runs: Sequence[Run]):
         index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed],
     )
     ax = plt.subplots(figsize=(PAGE, 0.22 * len(table) + 0.9), layout="constrained")[1]
-    table[[stage for stage in STAGES if stage in table]].plot.barh(
-        stacked=True, ax=ax, color=sns.color_palette("deep", len(STAGES)), width=0.75
-    )
+    stages = [*STAGES, *(stage for stage in table if stage not in STAGES)]
+    colours = _colours(stages)
+    shown = [stage for stage in stages if stage in table]
+    table[shown].plot.barh(stacked=True, ax=ax, color=[colours[stage] for stage in shown], width=0.75)
     ax.invert_yaxis()
     ax.set(xlabel="seconds an image")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -18,6 +18,7 @@ import seaborn as sns
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from fsdlib.figures import legible
 from fsdlib.measure.scores import PROTOCOLS
 from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, read_record, read_summary, stored_labels
 from fsdlib.project import DATA, REPORTS, write_atomically
@@ -100,19 +101,20 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        return pd.read_csv(
-            self.folder / "images.csv",
-            keep_default_na=False,
-            na_values={"miou": "", "matched_miou": "", "boundary_f": ""},
-        )
+        return self._table("images", "miou", "matched_miou", "boundary_f", "classes", "regions")
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "objects.csv")
+        return self._table("objects", "share", "iou")
 
     @cached_property
     def confusion(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "confusion.csv")
+        return self._table("confusion", "pixels")
+
+    def _table(self, name: str, *numbers: str) -> pd.DataFrame:
+        """A table of the run; only `numbers` are read as such, since a picture may be called 007 and a class NA."""
+        table = pd.read_csv(self.folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        return table.assign(**{column: pd.to_numeric(table[column]) for column in numbers if column in table})
 
 
 def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
@@ -300,7 +302,7 @@ def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
 
     The same table gives the same HTML.
     """
-    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="").hide()
+    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="", escape="html").hide()
     return HTML(style.set_table_attributes('style="font-size: 72%"').to_html())
 
 
@@ -344,7 +346,9 @@ def save_figure(figure, stem: Path | str) -> list[Path]:
 
 def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     """mIoU of each recipe, or method, under each vocabulary mode, with its interval; returns the axes."""
-    rows = pd.DataFrame([dict(recipe=r.recipe, mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs])
+    rows = pd.DataFrame(
+        [dict(recipe=legible(r.recipe), mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs]
+    )
     modes = sorted(set(rows["mode"]), key=lambda mode: ([*MODES, mode].index(mode), mode))
     recipes = list(dict.fromkeys(rows.recipe))
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
@@ -353,9 +357,9 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     )
     width = 0.8 / len(recipes)
     for run in runs:
-        x = modes.index(run.mode) + (recipes.index(run.recipe) - (len(recipes) - 1) / 2) * width
+        x = modes.index(run.mode) + (recipes.index(legible(run.recipe)) - (len(recipes) - 1) / 2) * width
         ax.vlines(x, *(100 * end for end in run.summary["intervals"][protocol]), color="0.25", lw=1)
-    ax.set_xticks(range(len(modes)), [mode or "no modes" for mode in modes])
+    ax.set_xticks(range(len(modes)), [legible(mode) or "no modes" for mode in modes])
     ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)
     sns.despine(ax=ax)
@@ -365,7 +369,7 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
 def show_classes(runs: Sequence[Run]):
     """Every class's IoU (`dataset` protocol) in each run, the best class first; returns the axes."""
     known = [
-        (run.title, name, value)
+        (legible(run.title), legible(name), value)
         for run in runs
         for name, value in run.summary["iou_of_classes"].items()
         if value is not None
@@ -373,7 +377,7 @@ def show_classes(runs: Sequence[Run]):
     rows = pd.DataFrame([dict(name=name, run=title, iou=100 * value) for title, name, value in known])
     order = rows.groupby("name").iou.max().sort_values(ascending=False).index
     ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
-    titles = [run.title for run in runs]
+    titles = [legible(run.title) for run in runs]
     sns.barplot(
         rows, x="name", y="iou", hue="run", order=order, hue_order=titles, palette=_colours(titles), ax=ax, width=0.8
     )
@@ -408,6 +412,7 @@ def show_confusions(run: Run, count: int = 12):
     shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(
         index=order, columns=order
     ).fillna(0)
+    drawn = [*map(legible, order)]
     ax = plt.subplots(figsize=(PAGE * 0.62, PAGE * 0.5), layout="constrained")[1]
     digits = shares.map(lambda value: f"{value:.0f}" if value >= 1 else "")
     bar = dict(label="% of the class's pixels", shrink=0.8)
@@ -421,15 +426,17 @@ def show_confusions(run: Run, count: int = 12):
         linewidths=0.4,
         annot_kws=dict(size=6),
         cbar_kws=bar,
+        xticklabels=drawn,
+        yticklabels=drawn,
         ax=ax,
     )
-    ax.set(xlabel="prediction", ylabel="truth", title=run.title)
+    ax.set(xlabel="prediction", ylabel="truth", title=legible(run.title))
     return ax
 
 
 def show_by_number(runs: Sequence[Run], most: int = 6):
     """mIoU of images against the number of regions in their truth, the mean and its 95 % interval; returns the axes."""
-    rows = pd.concat([run.images.assign(run=run.title) for run in runs])
+    rows = pd.concat([run.images.assign(run=legible(run.title)) for run in runs])
     rows = rows.assign(
         number=[str(n) if n < most else f"{most} or more" for n in rows.regions], percent=100 * rows.miou.astype(float)
     )
@@ -449,7 +456,7 @@ def show_by_size(runs: Sequence[Run]):
 
     Returns the axes.
     """
-    rows = pd.concat([run.objects.assign(run=run.title) for run in runs])
+    rows = pd.concat([run.objects.assign(run=legible(run.title)) for run in runs])
     bins = pd.cut(rows.share, [*SHARES, 1.01], right=False, labels=list(SHARES.values()))
     return _means(
         rows.assign(size=bins, percent=100 * rows.iou),
@@ -463,7 +470,7 @@ def show_by_size(runs: Sequence[Run]):
 
 def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: str, runs: Sequence[Run]):
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
-    titles = [run.title for run in runs]
+    titles = [legible(run.title) for run in runs]
     sns.pointplot(
         rows.dropna(subset="percent"),
         x=column,
@@ -474,7 +481,7 @@ def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: 
         palette=_colours(titles),
         errorbar=("ci", 95),
         seed=0,
-        dodge=0.25,
+        dodge=0.25 if len(titles) > 1 else False,  # seaborn divides by their number less one
         markersize=4,
         linewidth=1.2,
         err_kws=dict(linewidth=1),
@@ -496,13 +503,16 @@ def show_stages(runs: Sequence[Run]):
         return None
     table = pd.DataFrame(
         [timing["seconds_an_image"] for _, timing in timed],
-        index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed],
+        index=[legible(f"{run.summary['dataset']}: {run.title}") for run, _ in timed],
     )
     ax = plt.subplots(figsize=(PAGE, 0.22 * len(table) + 0.9), layout="constrained")[1]
     stages = [*STAGES, *(stage for stage in table if stage not in STAGES)]
     colours = _colours(stages)
-    shown = [stage for stage in stages if stage in table]
-    table[shown].plot.barh(stacked=True, ax=ax, color=[colours[stage] for stage in shown], width=0.75)
+    present = [stage for stage in stages if stage in table]
+    table = table.rename(columns=legible)
+    table[[*map(legible, present)]].plot.barh(
+        stacked=True, ax=ax, color=[colours[stage] for stage in present], width=0.75
+    )
     ax.invert_yaxis()
     ax.set(xlabel="seconds an image")
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -27,7 +27,7 @@ from fsdlib.measure import scores, worker
 from fsdlib.measure.claim import claimed
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.segmenters import Segmenter
-from fsdlib.measure.summary import RECORDS, Evaluation, dense, gather, read_record, read_row
+from fsdlib.measure.summary import RECORDS, Evaluation, dense, gather, of_images, read_record, read_row
 
 
 class EvaluationFailed(RuntimeError):
@@ -148,6 +148,7 @@ def _work(
     # the whole batch again, though only part of it may be missing: rounding depends on who is in a batch
     work = [(list(batch), [i for i in batch if i in wanted and i not in done]) for batch in batches]
     work = [(batch, missing) for batch, missing in work if missing]
+    counted = len(done)
     with tqdm(
         total=len(mine), initial=sum(i in done for i in mine), desc=f"{dataset.name} {mode}", unit="image"
     ) as bar:
@@ -156,10 +157,12 @@ def _work(
                 tqdm.write(note)
             for row in rows:
                 failures += "failed" in row
+                counted += "failed" not in row
                 running += dense(row.get("counts", ()), len(dataset.vocabulary))
             so_far = (
                 [
-                    f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} %"
+                    f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} % "
+                    f"over {of_images(counted, len(wanted))}"
                 ]
                 if running.any()
                 else []

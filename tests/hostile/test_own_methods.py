@@ -1,13 +1,22 @@
 """A method of one's own may give labels in any integers; what is no prediction costs its image alone, in one sentence."""
 
+import os
+import re
+import shlex
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from fsdlib.measure import report
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import EvaluationFailed, evaluate
 from fsdlib.measure.segmenters import Prediction
+from fsdlib.project import ROOT
 
 
 class Own:
@@ -128,3 +137,50 @@ def test_a_run_without_scores_is_left_out_in_one_line(dataset, tmp_path):
     with pytest.warns(UserWarning, match="a run is left out: .*blind.summary.json has no scores") as warned:
         assert report.find_runs(tmp_path / "runs") == []
     assert len(warned) == 1
+
+
+@pytest.fixture
+def followed(dataset, tmp_path):
+    """What the worked example prints, done to the letter in a folder of its own."""
+    program = re.search("```python\n(.*?)```", (ROOT / "docs/OWN_METHOD.md").read_text(), re.S)[1]
+    dataset.root.rename(tmp_path / "my-pictures")
+    environment = os.environ | dict(PYTHONPATH=str(ROOT), MPLBACKEND="agg")
+    answer = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_the_worked_example_goes_from_a_function_to_the_report(followed, tmp_path):
+    masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "my-pictures/masks").iterdir())]
+    pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "my-pictures/images").iterdir())]
+    dark = np.stack([picture.mean(axis=2) < 100 for picture in pictures])
+    truth = np.stack(masks)
+    ious = [
+        (~dark & (truth == 0)).sum() / (~dark | (truth == 0)).sum(),
+        (dark & (truth == 1)).sum() / (dark | (truth == 1)).sum(),
+        0,
+    ]
+    assert followed.startswith(f"folder, 6 images: mIoU dataset {100 * np.mean(ious):.1f} %, per_image ")
+    table = pd.read_csv(tmp_path / "report/scores.csv")
+    assert table.recipe.tolist() == ["dark"] and table["mIoU dataset"].item() == pytest.approx(100 * np.mean(ious))
+    assert {"classes.png", "classes.pdf"} <= {path.name for path in (tmp_path / "report").iterdir()}
+
+
+@pytest.mark.slow
+def test_the_reports_notebook_shows_a_method_of_ones_own(followed, tmp_path):
+    line = next(
+        line for line in (ROOT / "docs/OWN_METHOD.md").read_text().splitlines() if line.startswith("    python")
+    )
+    _, _, module, notebook, *rest = shlex.split(line)
+    command = [sys.executable, "-m", module, str(ROOT / notebook), *rest]
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "here: dark" not in (tmp_path / "report/tables/published_dataset.csv").read_text()  # it is no benchmark
+    for table in ("scores", "stages"):
+        assert pd.read_csv(tmp_path / f"report/tables/{table}.csv").recipe.tolist() == ["dark"]
+    figures = {path.stem for path in (tmp_path / "report/figures").glob("*.png")}
+    assert {"classes", "confusions", "vocabulary_modes", "number_of_objects", "object_size", "gallery"} <= figures

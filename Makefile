@@ -8,15 +8,12 @@ UV := $(shell command -v uv 2>/dev/null)
 # an environment, and an installation into it: with uv, where there is one, the same versions come sooner
 environment = $(if $(UV),uv venv --allow-existing --seed --python $(PYTHON) $(1),$(PYTHON) -m venv $(1))
 into = $(if $(UV),uv pip install --python $(1)/bin/python,$(1)/bin/python -m pip install --disable-pip-version-check)
-# papermill with these arguments, which says when it starts and when it is done; its log is shown only where it failed
+# a notebook with these arguments, which says when it starts and when it is done; its log is shown only where it failed
 notebook = mkdir -p reports/executed; echo "  $@ ..."; began=$$(date +%s); \
-	if $(ONE) $(BIN)/papermill --no-progress-bar $(1) > reports/executed/$@.log 2>&1; \
+	if $(ONE) $(BIN)/python -m fsdlib.measure.notebook $(1) > reports/executed/$@.log 2>&1; \
 	then echo "  $@: done in $$(($$(date +%s) - began)) s"; else cat reports/executed/$@.log; echo "  $@: failed"; exit 1; fi
 UNIT := -m "not slow" -n 2 --dist loadscope tests --ignore tests/test_notebooks.py --ignore tests/test_lab.py
 MODELS ?= mini
-RECIPE ?= paper
-DATASET ?= scenes
-ROOT ?=
 CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
@@ -55,16 +52,15 @@ $(EVALUATIONS): evaluate-%:
 	@$(call notebook,notebooks/20_evaluate.ipynb $(RUNS)/scenes-mini-$*/20_evaluate.ipynb -p recipe $(word 1,$(subst -, ,$*)) \
 		-r vocabulary '$(word 2,$(subst -, ,$*))' -p limit 0 -p output $(CURDIR)/$(RUNS)/scenes-mini-$* -p replace True)
 
-# shards of one run share its folder, but each has a notebook of its own
-# what is changed of the recipe stands in the folder's name, in letters that any shell leaves alone
-CHANGED = $(if $(CHANGES),-$(shell printf %s '$(CHANGES)' | tr -c 'A-Za-z0-9.=_' '-'))
-EVALUATED = $(RUNS)/$(DATASET)$(if $(CENTRE_CROPS),-centre)-$(MODELS)-$(RECIPE)$(CHANGED)$(if $(VOCABULARY),-$(VOCABULARY))$(if $(LIMIT),-first$(LIMIT))
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= VOCABULARY= CENTRE_CROPS= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT=)
-	@mkdir -p $(EVALUATED)
-	$(BIN)/papermill --no-progress-bar --log-output notebooks/20_evaluate.ipynb $(EVALUATED)/20_evaluate$(subst /,-of-,$(addprefix -,$(SHARD))).ipynb \
-		-p output $(abspath $(EVALUATED)) -p models $(MODELS) -p recipe $(RECIPE) -r changes '$(CHANGES)' -p dataset $(DATASET) -r root '$(ROOT)' -r classes '$(CLASSES)' \
-		-r captioner '$(CAPTIONER)' -r clip '$(CLIP)' -r vocabulary '$(VOCABULARY)' -r device '$(DEVICE)' -p limit $(or $(LIMIT),0) $(if $(CENTRE_CROPS),-p centre_crops True) \
-		$(if $(ENGINE),-p engine $(ENGINE)) $(if $(WORKERS),-p workers $(WORKERS)) $(if $(SHARD),-r shard $(SHARD)) $(if $(BATCH),-p batch_size $(BATCH)) $(if $(THREADS),-p threads $(THREADS))
+# What was said goes by the environment, to the letter: pasted into a command, make and the shell would each read it once
+# more. Folders are named by the module: shards of one run share its folder, but each has a notebook of its own.
+ifneq (,$(filter eval,$(MAKECMDGOALS)))
+SAID := MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP VOCABULARY DEVICE ENGINE SHARD OUTPUT LIMIT WORKERS BATCH THREADS CENTRE_CROPS REPLACE
+$(foreach name,$(SAID),$(eval override $(name) := $$(value $(name))))
+export $(SAID)
+endif
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= CAPTIONER= CLIP= VOCABULARY= CENTRE_CROPS= CLASSES= ENGINE= WORKERS= SHARD= DEVICE= BATCH= THREADS= LIMIT= OUTPUT= REPLACE=True)
+	@$(BIN)/python -m fsdlib.measure.notebook
 
 # a ladder from the machine to the published figure; it resumes, and says in reports/reproduction.md where a rung breaks
 reproduce: .venv/installed ## the certificate: MODELS=sd14 VOC=.../VOC2012 (COCO= SAMPLE= RUNGS= DEVICE= CLIMB_ON=1)
@@ -127,7 +123,7 @@ ifdef PART
 	$(ONE) $(BIN)/python -m fsdlib.world.training --part $(PART) $(if $(STEPS),--steps $(STEPS))
 else
 	@mkdir -p reports/executed
-	$(BIN)/papermill --no-progress-bar notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
+	$(BIN)/python -m fsdlib.measure.notebook notebooks/90_train_mini.ipynb reports/executed/90_train_mini.ipynb -p full True
 endif
 
 training-status: .venv/installed ## where the UNet's training stands: steps, losses, scores; curves in data/training/unet.png (STEPS=)

@@ -5,12 +5,14 @@ named masks goes without.
 """
 
 import textwrap
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 
@@ -21,6 +23,30 @@ CLUSTER_COLOURS = colormaps["tab20"](np.arange(20))[:, :3]
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
 ADDED, REMOVED, OUTLINE = "#2a9d5c", "#d1495b", "#f2c14e"
 _PALETTE = np.frombuffer(palette(), np.uint8).reshape(256, 3)
+
+
+def legible(text: str) -> str:
+    """A name as matplotlib draws it to the letter: no formula between dollars, and what no font has in words or by number.
+
+    >>> print(legible("$5 猫🐈"))
+    \\$5 [U+732B][cat]
+    """
+    drawn = "".join(letter if _has_glyph(ord(letter)) else _in_words(letter) for letter in text)
+    return (" " if drawn.startswith("_") else "") + drawn.replace("$", r"\$")  # legends leave out what begins with _
+
+
+def _has_glyph(code: int) -> bool:
+    fonts = rcParams["font.family"]
+    found = [findfont(FontProperties(family=[family])) for family in ([fonts] if isinstance(fonts, str) else fonts)]
+    return code < 32 or any(get_font(path).get_char_index(code) for path in found)
+
+
+def _in_words(letter: str) -> str:
+    kind = unicodedata.category(letter)
+    if kind in ("Cf", "Mn"):  # joins or varies what stands before it
+        return ""
+    name = unicodedata.name(letter, "") if kind == "So" else ""
+    return f"[{name.lower() or f'U+{ord(letter):04X}'}]"
 
 
 def label_colours(labels: np.ndarray) -> np.ndarray:
@@ -39,7 +65,7 @@ def show_image(image: np.ndarray, ax=None, title: str = "", letters: float = 10)
     """Draw a picture, (H, W, 3) uint8, without axes; letters: the title's size in points."""
     ax = ax or plt.subplots()[1]
     ax.imshow(image, interpolation="nearest")
-    ax.set_title(title, fontsize=letters)
+    ax.set_title(legible(title), fontsize=letters)
     ax.axis("off")
     return ax
 
@@ -48,7 +74,7 @@ def show_clusters(clusters: np.ndarray, ax=None, title: str = "", names: Mapping
     """Draw a cluster map, (h, w) integers, one colour a cluster; below it the names that the clusters in it have."""
     ax = show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
     handles = [
-        Patch(facecolor=CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], edgecolor="0.3", label=name)
+        Patch(facecolor=CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], edgecolor="0.3", label=legible(name))
         for number, name in (names or {}).items()
         if number in clusters
     ]
@@ -78,7 +104,9 @@ def show_overlay(
     ax = show_image(overlay(image, labels), ax, title)
     found = [label for label in np.unique(labels) if label not in (0, 255)]
     if legend:
-        handles = [Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=names[label]) for label in found]
+        handles = [
+            Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=legible(names[label])) for label in found
+        ]
         if handles:
             _legend_below(ax, handles, letters, 2 if letters > 7 else 1)  # small letters are for small pictures
         else:
@@ -131,7 +159,7 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     place = 0.0
     for c in candidates:
         text = f"{c.word} → {c.name} {c.distance:.2f}" + ("" if c.kept else " ✗")
-        ax.text(place, rows - 0.5, text, fontsize="small", color="0.15" if c.kept else DROPPED, va="center")
+        ax.text(place, rows - 0.5, legible(text), fontsize="small", color="0.15" if c.kept else DROPPED, va="center")
         place += len(text) * 0.85 + 3
     return ax
 
@@ -294,7 +322,7 @@ def show_stages(
     show_overlay(image, result.labels, result.names, axes[4], "refined")
     if truth is not None:
         show_overlay(image, np.where(truth == 255, 0, truth), result.names, axes[5], "truth")
-    figure.suptitle(textwrap.fill(" | ".join(filter(None, (title, f'"{result.caption}"'))), 150), fontsize=10)
+    figure.suptitle(legible(textwrap.fill(" | ".join(filter(None, (title, f'"{result.caption}"'))), 150)), fontsize=10)
     return figure
 
 
@@ -368,8 +396,8 @@ def show_score_matrix(
         linecolor="0.9",
         annot_kws=dict(fontsize=8),
         cbar_kws=dict(label=unit),
-        xticklabels=columns,
-        yticklabels=rows,
+        xticklabels=[*map(legible, columns)],
+        yticklabels=[*map(legible, rows)],
         ax=ax,
     )
     for text, best in zip(ax.texts, (np.arange(len(columns)) == values.argmax(axis=1)[:, None]).ravel()):
@@ -470,8 +498,8 @@ def show_distances(distances: np.ndarray, words: Sequence[str], classes: Sequenc
         cbar_kws=dict(label="distance (1 - r)", pad=0.01),
         **marks,
     )
-    ax.set_xticks(np.arange(len(classes)) + 0.5, classes, rotation=90, fontsize=8)
-    ax.set_yticks(np.arange(len(words)) + 0.5, words, rotation=0, fontsize=9)
+    ax.set_xticks(np.arange(len(classes)) + 0.5, [*map(legible, classes)], rotation=90, fontsize=8)
+    ax.set_yticks(np.arange(len(words)) + 0.5, [*map(legible, words)], rotation=0, fontsize=9)
     ax.set(xlabel="class", ylabel="word", title=title)
     return ax
 

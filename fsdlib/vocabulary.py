@@ -36,8 +36,8 @@ class Vocabulary:
     def __post_init__(self):
         object.__setattr__(self, "strings", self.strings or self.names)
         for name in (*self.names, *(word for words in self.synonyms for word in words)):
-            if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"a class is called {name!r}: name it in words")
+            if not isinstance(name, str) or not name.strip() or any(letter < " " for letter in name):
+                raise ValueError(f"a class is called {name!r}: name it in words, in one line")
         if not self.names or self.names[0] != "background":
             raise ValueError(
                 f"a vocabulary starts with 'background' at label 0, this one with {self.names[:1]}: put it first"

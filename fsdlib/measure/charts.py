@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
+from fsdlib.figures import legible
+
 BLUE, YELLOW, GREY, PALE = "#1b6ca8", "#e0a03a", "#8a8a8a", "0.7"
 PROTOCOL_COLOURS = dict(dataset=BLUE, per_image=YELLOW, per_image_union=GREY)
 
@@ -18,8 +20,8 @@ def show_class_iou(iou: dict[str, float], ax=None, title: str = ""):
         key=lambda pair: -pair[1],
     )
     ax = ax or plt.subplots(figsize=(6, 0.19 * len(kept) + 0.8))[1]
-    sns.barplot(x=[100 * value for _, value in kept], y=[name for name, _ in kept], color=BLUE, ax=ax)
-    ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=title)
+    sns.barplot(x=[100 * value for _, value in kept], y=[legible(name) for name, _ in kept], color=BLUE, ax=ax)
+    ax.set(xlabel="IoU (%)", ylabel="", xlim=(0, 100), title=legible(title))
     ax.tick_params(axis="y", labelsize=8)
     sns.despine(ax=ax)
     return ax
@@ -45,7 +47,8 @@ def show_confusion(counts: np.ndarray, names: Sequence[str], ax=None, title: str
     ax = ax or plt.subplots(figsize=(0.19 * len(names) + 2.2, 0.19 * len(names) + 1.4))[1]
     sums = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
-    labels = dict(xticklabels=names, yticklabels=names)
+    drawn = [*map(legible, names)]
+    labels = dict(xticklabels=drawn, yticklabels=drawn)
     sns.heatmap(
         shares,
         vmin=0,
@@ -68,7 +71,7 @@ def show_scores(scores: dict[str, float], ax=None, title: str = "", unit: str = 
     ordered = sorted(scores.items(), key=lambda pair: -pair[1])
     ax = ax or plt.subplots(figsize=(6, 0.32 * len(ordered) + 0.8))[1]
     bars = ax.barh(
-        [name for name, _ in ordered],
+        [legible(name) for name, _ in ordered],
         [value for _, value in ordered],
         color=[BLUE if name == highlighted else PALE for name, _ in ordered],
     )

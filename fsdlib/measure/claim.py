@@ -95,7 +95,8 @@ def _is_to_be_replaced(folder: Path, settings: dict, replace: bool) -> bool:
     owner = _owner(folder)
     if owner is not None and owner != settings["hash"] and not replace:
         raise ValueError(
-            f"{folder} holds results of another configuration: choose another output folder, or replace them with replace=True"
+            f"{folder} holds results of another configuration: choose another output folder (of make eval: OUTPUT=FOLDER), or "
+            f"replace them with replace=True (REPLACE=True)"
         )
     if owner is None and (
         strange := [name for name in (*OF_IMAGES, *OF_THE_RUN) if _is_taken(folder / name, settings)]

@@ -5,8 +5,9 @@ A table has one protocol; each of the others has a table of its own. Figures are
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import seaborn as sns
 from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
+from fsdlib.figures import legible
 from fsdlib.measure.scores import PROTOCOLS
 from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, read_record, read_summary, stored_labels
 from fsdlib.project import DATA, REPORTS, write_atomically
@@ -35,27 +37,44 @@ MODES = {
 SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or more"}  # of an image's pixels
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
 ON_CENTRE_CROPS = ("per_image_union",)  # protocols whose published figures are over centre crops
+OURS = "FreeSeg-Diff"  # as a run's configuration names this project's method
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished evaluation: its summary, and its tables where they are asked for."""
+    """One finished evaluation: its summary, and its tables where they are asked for.
+
+    A method of one's own need not have models, recipes or vocabulary modes: its name stands for the recipe, and its other
+    two are "" where its configuration has none. marked: what tells it from a run of the same name, "" where none is.
+    """
 
     folder: Path
     summary: dict
+    marked: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of a method other than this project's."""
+        return self.summary.get("method") != OURS or not isinstance(self.summary.get("recipe"), dict)
+
+    @property
+    def models(self) -> str:
+        return str(self.summary.get("models", ""))
 
     @property
     def recipe(self) -> str:
-        return self.summary["recipe"]["name"].split("-vocabulary=")[0]
+        if self.own:
+            return str(self.summary.get("method") or self.folder.name) + self.marked
+        return self.summary["recipe"]["name"].split("-vocabulary=")[0] + self.marked
 
     @property
     def mode(self) -> str:
-        return self.summary["vocabulary_mode"]
+        return str(self.summary.get("vocabulary_mode", ""))
 
     @property
     def title(self) -> str:
-        return f"{self.recipe}, {self.mode}"
+        return ", ".join(filter(None, (self.recipe, self.mode)))
 
     @property
     def centre_crops(self) -> bool:
@@ -82,46 +101,55 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        return pd.read_csv(
-            self.folder / "images.csv",
-            keep_default_na=False,
-            na_values={"miou": "", "matched_miou": "", "boundary_f": ""},
-        )
+        return self._table("images", "miou", "matched_miou", "boundary_f", "classes", "regions")
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "objects.csv")
+        return self._table("objects", "share", "iou")
 
     @cached_property
     def confusion(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "confusion.csv")
+        return self._table("confusion", "pixels")
+
+    def _table(self, name: str, *numbers: str) -> pd.DataFrame:
+        """A table of the run; only `numbers` are read as such, since a picture may be called 007 and a class NA."""
+        table = pd.read_csv(self.folder / f"{name}.csv", dtype=str, keep_default_na=False)
+        return table.assign(**{column: pd.to_numeric(table[column]) for column in numbers if column in table})
 
 
 def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
     """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode.
 
     Of runs of one configuration only the one over most images counts: the others are parts of it. One whose summary is
-    cut is not finished: it is left out, with a warning.
+    cut is not finished, and one without masks has no scores: each is left out, with a warning. Methods of one's own come
+    after this project's; runs of one name that differ in anything else are told apart by their folders' names.
     """
     found = []
     for path in sorted(Path(folder).glob("*/summary.json")):
         try:
-            found.append(Run(path.parent, read_summary(path.parent)))
+            run = Run(path.parent, read_summary(path.parent))
+            if not run.summary.get("miou"):
+                raise ValueError(f"{path} has no scores, since no image of it has a mask to compare with")
+            found.append(run)
         except ValueError as error:
             warnings.warn(f"a run is left out: {error}", stacklevel=2)
-    found = [run for run in found if run.summary.get("miou") and "recipe" in run.summary]
     largest = {run.summary["hash"]: run for run in sorted(found, key=lambda run: run.summary["images"])}
+    alike = Counter(map(_names, largest.values()))
+    told_apart = [
+        replace(run, marked=f" ({run.folder.name})") if alike[_names(run)] > 1 else run for run in largest.values()
+    ]
 
     def place(run: Run) -> tuple:
-        return (
-            run.summary["dataset"],
-            run.summary["models"],
-            run.recipe != "paper",
-            run.recipe,
-            list(MODES).index(run.mode),
-        )
+        modes = [*MODES, ""]
+        mode = modes.index(run.mode) if run.mode in modes else len(modes)
+        return run.summary["dataset"], run.own, run.models, run.recipe != "paper", run.recipe, mode, run.mode
 
-    return sorted(largest.values(), key=place)
+    return sorted(told_apart, key=place)
+
+
+def _names(run: Run) -> tuple:
+    """What a table calls a run."""
+    return run.summary["dataset"], run.models, run.recipe, run.mode, run.centre_crops
 
 
 def published() -> pd.DataFrame:
@@ -162,17 +190,17 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
     for run in runs:
         column = SAME.get(run.summary["dataset"])
         if column:
-            key = run.summary["models"], run.recipe, run.mode, run.centre_crops
-            known = NOTHING_KNOWN.get(run.summary["models"])
+            key = run.models, run.recipe, run.mode, run.centre_crops
+            known = NOTHING_KNOWN.get(run.models)
             row = ours.setdefault(
                 key,
                 {
                     "system": f"here: {run.recipe}",
-                    "models": run.summary["models"],
+                    "models": run.models,
                     "vocabulary": run.mode,
-                    "told": MODES[run.mode],
-                    "presence from": "caption" if run.mode == "closed" else "",
-                    "training-free": "yes",
+                    "told": MODES.get(run.mode, ""),
+                    "presence from": "caption" if run.mode == "closed" and not run.own else "",
+                    "training-free": "" if run.own else "yes",
                     "protocol": protocol,
                     **dict.fromkeys(BENCHMARKS, np.nan),
                     "word list": "the project's own",
@@ -207,7 +235,7 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         s = run.summary
-        row = dict(dataset=s["dataset"], images=run.whole, models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        row = dict(dataset=s["dataset"], images=run.whole, models=run.models, recipe=run.recipe, vocabulary=run.mode)
         for protocol in PROTOCOLS:
             low, high = s["intervals"][protocol]
             row |= {
@@ -232,7 +260,7 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run in runs:
         s = run.summary
-        row = dict(dataset=s["dataset"], models=s["models"], recipe=run.recipe, vocabulary=run.mode)
+        row = dict(dataset=s["dataset"], models=run.models, recipe=run.recipe, vocabulary=run.mode)
         row |= {
             "caption recall": s["caption"]["spoken"]["recall"],
             "candidate recall": s["caption"].get("candidates", {}).get("recall"),
@@ -274,7 +302,7 @@ def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
 
     The same table gives the same HTML.
     """
-    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="").hide()
+    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="", escape="html").hide()
     return HTML(style.set_table_attributes('style="font-size: 72%"').to_html())
 
 
@@ -317,9 +345,11 @@ def save_figure(figure, stem: Path | str) -> list[Path]:
 
 
 def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
-    """mIoU of each recipe under each vocabulary mode, with its interval; returns the axes."""
-    rows = pd.DataFrame([dict(recipe=r.recipe, mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs])
-    modes = [mode for mode in MODES if mode in set(rows["mode"])]
+    """mIoU of each recipe, or method, under each vocabulary mode, with its interval; returns the axes."""
+    rows = pd.DataFrame(
+        [dict(recipe=legible(r.recipe), mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs]
+    )
+    modes = sorted(set(rows["mode"]), key=lambda mode: ([*MODES, mode].index(mode), mode))
     recipes = list(dict.fromkeys(rows.recipe))
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
     sns.barplot(
@@ -327,8 +357,9 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     )
     width = 0.8 / len(recipes)
     for run in runs:
-        x = modes.index(run.mode) + (recipes.index(run.recipe) - (len(recipes) - 1) / 2) * width
+        x = modes.index(run.mode) + (recipes.index(legible(run.recipe)) - (len(recipes) - 1) / 2) * width
         ax.vlines(x, *(100 * end for end in run.summary["intervals"][protocol]), color="0.25", lw=1)
+    ax.set_xticks(range(len(modes)), [legible(mode) or "no modes" for mode in modes])
     ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)
     sns.despine(ax=ax)
@@ -338,7 +369,7 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
 def show_classes(runs: Sequence[Run]):
     """Every class's IoU (`dataset` protocol) in each run, the best class first; returns the axes."""
     known = [
-        (run.title, name, value)
+        (legible(run.title), legible(name), value)
         for run in runs
         for name, value in run.summary["iou_of_classes"].items()
         if value is not None
@@ -346,7 +377,7 @@ def show_classes(runs: Sequence[Run]):
     rows = pd.DataFrame([dict(name=name, run=title, iou=100 * value) for title, name, value in known])
     order = rows.groupby("name").iou.max().sort_values(ascending=False).index
     ax = plt.subplots(figsize=(PAGE, 2.4), layout="constrained")[1]
-    titles = [run.title for run in runs]
+    titles = [legible(run.title) for run in runs]
     sns.barplot(
         rows, x="name", y="iou", hue="run", order=order, hue_order=titles, palette=_colours(titles), ax=ax, width=0.8
     )
@@ -381,6 +412,7 @@ def show_confusions(run: Run, count: int = 12):
     shares = 100 * _shares(run).pivot(index="truth", columns="prediction", values="share").reindex(
         index=order, columns=order
     ).fillna(0)
+    drawn = [*map(legible, order)]
     ax = plt.subplots(figsize=(PAGE * 0.62, PAGE * 0.5), layout="constrained")[1]
     digits = shares.map(lambda value: f"{value:.0f}" if value >= 1 else "")
     bar = dict(label="% of the class's pixels", shrink=0.8)
@@ -394,15 +426,17 @@ def show_confusions(run: Run, count: int = 12):
         linewidths=0.4,
         annot_kws=dict(size=6),
         cbar_kws=bar,
+        xticklabels=drawn,
+        yticklabels=drawn,
         ax=ax,
     )
-    ax.set(xlabel="prediction", ylabel="truth", title=run.title)
+    ax.set(xlabel="prediction", ylabel="truth", title=legible(run.title))
     return ax
 
 
 def show_by_number(runs: Sequence[Run], most: int = 6):
     """mIoU of images against the number of regions in their truth, the mean and its 95 % interval; returns the axes."""
-    rows = pd.concat([run.images.assign(run=run.title) for run in runs])
+    rows = pd.concat([run.images.assign(run=legible(run.title)) for run in runs])
     rows = rows.assign(
         number=[str(n) if n < most else f"{most} or more" for n in rows.regions], percent=100 * rows.miou.astype(float)
     )
@@ -422,7 +456,7 @@ def show_by_size(runs: Sequence[Run]):
 
     Returns the axes.
     """
-    rows = pd.concat([run.objects.assign(run=run.title) for run in runs])
+    rows = pd.concat([run.objects.assign(run=legible(run.title)) for run in runs])
     bins = pd.cut(rows.share, [*SHARES, 1.01], right=False, labels=list(SHARES.values()))
     return _means(
         rows.assign(size=bins, percent=100 * rows.iou),
@@ -436,7 +470,7 @@ def show_by_size(runs: Sequence[Run]):
 
 def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: str, runs: Sequence[Run]):
     ax = plt.subplots(figsize=(COLUMN, 2.2), layout="constrained")[1]
-    titles = [run.title for run in runs]
+    titles = [legible(run.title) for run in runs]
     sns.pointplot(
         rows.dropna(subset="percent"),
         x=column,
@@ -447,7 +481,7 @@ def _means(rows: pd.DataFrame, column: str, order: list[str], label: str, unit: 
         palette=_colours(titles),
         errorbar=("ci", 95),
         seed=0,
-        dodge=0.25,
+        dodge=0.25 if len(titles) > 1 else False,  # seaborn divides by their number less one
         markersize=4,
         linewidth=1.2,
         err_kws=dict(linewidth=1),
@@ -469,11 +503,15 @@ def show_stages(runs: Sequence[Run]):
         return None
     table = pd.DataFrame(
         [timing["seconds_an_image"] for _, timing in timed],
-        index=[f"{run.summary['dataset']}: {run.title}" for run, _ in timed],
+        index=[legible(f"{run.summary['dataset']}: {run.title}") for run, _ in timed],
     )
     ax = plt.subplots(figsize=(PAGE, 0.22 * len(table) + 0.9), layout="constrained")[1]
-    table[[stage for stage in STAGES if stage in table]].plot.barh(
-        stacked=True, ax=ax, color=sns.color_palette("deep", len(STAGES)), width=0.75
+    stages = [*STAGES, *(stage for stage in table if stage not in STAGES)]
+    colours = _colours(stages)
+    present = [stage for stage in stages if stage in table]
+    table = table.rename(columns=legible)
+    table[[*map(legible, present)]].plot.barh(
+        stacked=True, ax=ax, color=[colours[stage] for stage in present], width=0.75
     )
     ax.invert_yaxis()
     ax.set(xlabel="seconds an image")

@@ -27,7 +27,7 @@ from fsdlib.measure import scores, worker
 from fsdlib.measure.claim import claimed
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.segmenters import Segmenter
-from fsdlib.measure.summary import RECORDS, Evaluation, dense, files_of, gather, read_record, read_row
+from fsdlib.measure.summary import RECORDS, Evaluation, dense, files_of, gather, of_images, read_record, read_row
 
 
 class EvaluationFailed(RuntimeError):
@@ -185,6 +185,7 @@ def _work(
         if missing:
             work.append((list(batch), missing))
     known = {dataset.ids[i] for i in done}
+    counted = len(done)
     with tqdm(
         total=len(mine), initial=sum(i in done for i in mine), desc=f"{dataset.name} {mode}", unit="image"
     ) as bar:
@@ -194,10 +195,12 @@ def _work(
             rows = [row for row in rows if row["id"] not in known]
             for row in rows:
                 failures += "failed" in row
+                counted += "failed" not in row
                 running += dense(row.get("counts", ()), len(dataset.vocabulary))
             so_far = (
                 [
-                    f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} %"
+                    f"dataset mIoU {100 * scores.mean(scores.dataset_iou([running], dataset.vocabulary.background)):.1f} % "
+                    f"over {of_images(counted, len(wanted))}"
                 ]
                 if running.any()
                 else []

@@ -3,8 +3,8 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -24,10 +24,10 @@ from fsdlib.vocabulary import Vocabulary
 class Prediction:
     """One image's result as an evaluation takes it.
 
-    labels: (H, W) uint8, labels of the dataset's vocabulary, 0 for background or no name. clusters: (h, w) uint8, the
-    regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
-    free names, the class that each was taken for and the similarity. Raises ValueError where these are not fit for JSON,
-    which knows no NaN.
+    labels: (H, W) of any integers, labels of the dataset's vocabulary, 0 for background or no name. clusters: (h, w), 0 to
+    255, the regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
+    free names, the class that each was taken for and the similarity. Raises TypeError or ValueError where these are not
+    fit for JSON, which knows no NaN.
     """
 
     labels: np.ndarray
@@ -41,7 +41,38 @@ class Prediction:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        json.dumps([self.mapping, self.details, self.seconds], allow_nan=False)
+        json.dumps([self.caption, self.candidates, self.mapping, self.details, self.seconds], allow_nan=False)
+
+    def fitted(self, height: int, width: int, classes: int) -> "Prediction":
+        """With label map and clusters as uint8; raises ValueError for what is no prediction of so large an image."""
+        return replace(
+            self,
+            labels=_whole_numbers("label map", self.labels, (height, width), classes),
+            clusters=_whole_numbers("map of clusters", self.clusters, None, 256),
+        )
+
+
+def one_each(found: object, images: int) -> list[Prediction]:
+    """What a method gave for so many images, as a list; raises ValueError where it is not a Prediction each."""
+    given = list(found) if isinstance(found, Iterable) else [found]
+    predictions = [one for one in given if isinstance(one, Prediction)]
+    if len(given) == len(predictions) == images:
+        return predictions
+    kinds = ", ".join(sorted({type(one).__name__ for one in given})) or "nothing"
+    raise ValueError(f"the method gave {len(given)} ({kinds}) for {images} images: give a list with a Prediction each")
+
+
+def _whole_numbers(what: str, found: object, shape: tuple[int, int] | None, count: int) -> np.ndarray:
+    """(H, W) uint8 of integers below `count`; raises ValueError for anything else. shape: any where None."""
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iub":
+        kind = f"of {found.dtype}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
+        raise ValueError(f"the method's {what} is {kind}: give a NumPy array of integers")
+    if found.ndim != 2 or not found.size or shape not in (None, found.shape):
+        right = f"the image's {shape}" if shape else "height and width"
+        raise ValueError(f"the method's {what} has the shape {found.shape}: give it {right}")
+    if found.min() < 0 or found.max() >= count:
+        raise ValueError(f"the method's {what} holds {found.min()} to {found.max()}: give labels of 0 to {count - 1}")
+    return found.astype(np.uint8)
 
 
 class Segmenter(Protocol):

@@ -27,9 +27,9 @@ OF_THE_RUN = (*RECORDS, *(f"{table}.csv" for table in TABLES))
 RUNNING = ".running"  # in a run's folder while processes work there: their locks, and what they are writing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What a run has found so far: all of `wanted` images where `finished`.
+    """What a run has found so far, of the `wanted` images; finished: whether none of them is still to be done.
 
     table: one row an image; objects: one row a class in an image; confusion: (classes + 1, classes) pixel counts over
     all images, as `scores.confusion`; summary: as in summary.json. Without masks to compare with there are only
@@ -42,10 +42,30 @@ class Evaluation:
     confusion: np.ndarray
     summary: dict
     finished: bool
+    wanted: int
+
+    def __repr__(self) -> str:
+        mious = (self.summary["miou"] or {}).items()
+        scores = ", ".join(f"{protocol} {100 * value:.1f} %" for protocol, value in mious) or "no scores"
+        return f"{self.summary['dataset']}, {self.counted}: mIoU {scores} ({self.folder})"
+
+    @property
+    def counted(self) -> str:
+        """How many images all numbers are over, and of how many where those are not all."""
+        return of_images(len(self.table), self.wanted)
 
     def prediction(self, image_id: str) -> np.ndarray | None:
         """The stored label map of one image, (H, W) uint8, or None where it has none."""
         return stored_labels(self.folder, image_id)
+
+
+def of_images(done: int, wanted: int) -> str:
+    """What a number is over: "6 images", or "2 of 6 images" where those are not all.
+
+    >>> of_images(2, 6)
+    '2 of 6 images'
+    """
+    return f"{done} of {wanted} images" if done < wanted else f"{done} images"
 
 
 def files_of(folder: Path, image_id: str) -> tuple[Path, Path, Path]:
@@ -308,12 +328,13 @@ def gathered(
     """
     vocabulary = dataset.vocabulary
     totals = Totals(len(vocabulary), vocabulary.background, dataset.void_is_background)
-    timings, missing = Timings(), 0
+    timings, missing, wanted = Timings(), 0, 0
     table: list[dict] = []
     objects: list[dict] = []
     mapping: dict[str, tuple[str, float | None, int]] = {}  # of free names: what it was taken for, similarity, images
     failed: dict[str, str] = {}
     for row in rows:
+        wanted += 1
         if row is None:
             missing += 1
             continue
@@ -364,7 +385,7 @@ def gathered(
     files = {f"{name}.csv": frame.to_csv(index=False) for name, frame in tables.items()}
     files["timing.json"] = json.dumps(timings.summary(), indent=1, allow_nan=False)
     files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False)
-    found = Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
+    found = Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, not missing, wanted)
     return found, files
 
 

@@ -19,7 +19,7 @@ from fsdlib.clusters import enlarged
 from fsdlib.measure import scores
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.scores import rounded
-from fsdlib.measure.segmenters import Prediction, Segmenter
+from fsdlib.measure.segmenters import Prediction, Segmenter, one_each
 from fsdlib.measure.summary import MATCHINGS, files_of, keep, label_map_hash, sealed, sparse
 from fsdlib.models import ModelUnavailable
 from fsdlib.vocabulary import VOID, Vocabulary
@@ -86,7 +86,7 @@ class Worker:
         present = [[] if read[i][1] is None else np.setdiff1d(read[i][1], (0, VOID)).tolist() for i in part]
         try:
             found = self.segmenter.segment([read[i][0] for i in part], self.dataset.vocabulary, present, self.seed)
-            return {i: (*read[i], one, len(part)) for i, one in zip(part, found, strict=True)}
+            return {i: (*read[i], one, len(part)) for i, one in zip(part, one_each(found, len(part)))}
         except torch.OutOfMemoryError as error:
             if len(part) == 1:
                 return {part[0]: error}
@@ -108,7 +108,8 @@ class Worker:
         image_id, row = self.dataset.ids[i], dict(id=self.dataset.ids[i], run=self.digest, files=content)
         if not isinstance(outcome, Exception):
             try:
-                image, truth, prediction, together = outcome
+                image, truth, found, together = outcome
+                prediction = found.fitted(*image.shape[:2], len(self.dataset.vocabulary))
                 row |= self._found(image, truth, prediction)
             except ModelUnavailable:
                 raise
@@ -144,6 +145,8 @@ class Worker:
             return row
         present = np.setdiff1d(truth, (0, VOID))
         named = self.segmenter.name_masks(image, truth == present[:, None, None], vocabulary) if len(present) else []
+        if len(named) != len(present):
+            raise ValueError(f"name_masks gave {len(named)} labels for {len(present)} masks: give one each")
         row["named"] = [[int(label), int(other)] for label, other in zip(present, named)]
         row["masks"] |= dict(clusters=_quality(enlarged(prediction.clusters, *truth.shape), truth, len(vocabulary)))
         return row

@@ -105,7 +105,10 @@ def test_the_figures_of_fuzzing_and_soak_stand_below_and_can_fail():
     text, failed = robustness.page([], {}, FUZZ, SOAK)
     assert "| picture | 1,200 | 100 | 1,000 ValueError, 100 OSError | none | pass |" in text
     assert "| mask | 10 | 10 | none | 1 | **FAIL** |" in text
-    assert "by 0.4 MiB in 1,000 images, of at most 20: 1200 MiB after the first 200, 1201 at the end | pass |" in text
+    assert (
+        "by 0.4 MiB in 1,000 images, of at most 20: 1200 MiB after the first 200, 1201 at the end, with the summary of all | pass |"
+        in text
+    )
     assert failed == ["fuzzing of mask: 1 findings"]
     text, failed = robustness.page([], {}, None, SOAK | dict(growth_mib_per_1000=20.5))
     assert failed == ["soak: memory grows"] and "**FAIL**" in text and "by reader" not in text

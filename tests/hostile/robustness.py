@@ -118,7 +118,7 @@ def _soaked(soak: dict, failed: list[str]) -> list[str]:
     put_in = f"{soak['images']:,} scenes of many sizes, recipe {soak['recipe']}, models {soak['models']}"
     came_out = (
         f"memory grows by {soak['growth_mib_per_1000']:.1f} MiB in 1,000 images, of at most {soak['limit_mib_per_1000']}: "
-        f"{soak['after_warm_up_mib']:.0f} MiB after the first 200, {soak['at_the_end_mib']:.0f} at the end"
+        f"{soak['after_warm_up_mib']:.0f} MiB after the first 200, {soak['at_the_end_mib']:.0f} at the end, with the summary of all"
     )
     line = (put_in, came_out, "pass" if passes else "**FAIL**")
     return [

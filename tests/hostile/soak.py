@@ -6,6 +6,7 @@ tells what a process holds now; others tell the most that it ever held.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ import numpy as np
 
 from fsdlib.measure import charts
 from fsdlib.measure.datasets import Dataset
-from fsdlib.measure.report import paper_style, save_figure
+from fsdlib.measure.report import paper_style
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.models import ModelSet
@@ -104,21 +105,23 @@ def growth(held: list[tuple[int, float]], warm: int = WARM) -> float:
     return float(1000 * np.polyfit(done, mib, 1)[0])
 
 
-def show(held: list[tuple[int, float]], slope: float, warm: int = WARM):
-    """What was held against the images done, with the line that the slope is of; returns the figure."""
+def show(held: dict[int, float], slope: float, warm: int = WARM):
+    """What was held, {images done: MiB}, from zero and enlarged, with the line that the slope is of; returns the figure."""
     import matplotlib.pyplot as plt
     import seaborn as sns
 
     paper_style()
-    figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    done, mib = np.array(held).T
-    ax.plot(done, mib, color=charts.PALE, linewidth=1, label="held before each batch")
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(7, 2.6), layout="constrained")
+    done, mib = np.array(list(held.items())).T
     later = done >= warm
-    middle = mib[later].mean() + slope / 1000 * (done[later] - done[later].mean())
-    ax.plot(done[later], middle, color=charts.BLUE, linewidth=1.5, label=f"from {warm} on: {slope:+.1f} MiB in 1,000")
-    ax.set(xlabel="images segmented and scored in one process", ylabel="resident memory (MiB)", ylim=(0, None))
-    ax.legend(loc="lower right")
-    sns.despine(ax=ax)
+    line = mib[later].mean() + slope / 1000 * (done[later] - done[later].mean())
+    for ax, part in ((whole, done >= 0), (close, later)):
+        ax.plot(done[part], mib[part], color=charts.GREY, linewidth=1)
+        ax.plot(done[later], line, color=charts.BLUE, linewidth=1, linestyle="dashed")
+    whole.set(ylim=(0, 1.15 * mib.max()), ylabel="resident memory (MiB)")
+    close.set(title=f"from {warm} on: {slope:+.1f} MiB in 1,000 images", ylim=(mib[later].min() - 5, mib.max() + 5))
+    figure.supxlabel("images segmented and scored in one process", fontsize="medium")
+    sns.despine(figure)
     return figure
 
 
@@ -133,8 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
             f"--images is {given.images}: give {2 * WARM} or more, of which {WARM} come before the count begins"
         )
     held = soaked(FreeSegDiff(ModelSet("mini", "cpu"), get_recipe(given.recipe)), given.images)
-    slope = growth(held)
-    save_figure(show(held, slope), given.output / "soak")
+    slope, kept = growth(held), {done: round(mib, 1) for done, mib in held if done % KEPT == 0}
+    drawing = io.BytesIO()
+    show(kept, slope).savefig(drawing, bbox_inches="tight", metadata=dict(Software=None))
+    write_atomically(given.output / "soak.png", drawing.getvalue())
     found = dict(
         images=given.images,
         models="mini",
@@ -143,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         limit_mib_per_1000=LIMIT,
         after_warm_up_mib=round(next(mib for done, mib in held if done >= WARM), 1),
         at_the_end_mib=round(held[-1][1], 1),
-        held_mib={done: round(mib, 1) for done, mib in held if done % KEPT == 0},
+        held_mib=kept,
     )
     write_atomically(given.output / "soak.json", json.dumps(found, indent=1) + "\n")
     said = f"{given.images} images: {slope:+.1f} MiB in 1,000 after the first {WARM}, of at most {LIMIT}"

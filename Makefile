@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,10 @@ test: check ## everything: make check, all tests, nbval over the notebooks
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope tests
 	@echo "3 of 3: every cell of every notebook, executed again and compared (nbval)"
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
+
+robustness: .venv/installed ## every hostile test, the slow ones too, as a table in reports/robustness.md (SOAK=2000: first that many pictures in one process)
+	$(if $(SOAK),TQDM_DISABLE=1 $(ONE) $(BIN)/python tests/hostile/soak.py --images $(SOAK))
+	$(ONE) $(BIN)/python tests/hostile/robustness.py
 
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)

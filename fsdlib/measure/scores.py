@@ -277,7 +277,7 @@ def wholeness(clusters: np.ndarray, truth: np.ndarray, label: int) -> dict[str, 
     masks are; truth: (H, W) integers, 255 for void, and `label` at the object.
     """
     regions, target, known = enlarged(clusters, *truth.shape), truth == label, truth != VOID
-    held, sizes = (np.bincount(regions[pixels], minlength=regions.max() + 1) for pixels in (target, known))
+    held, sizes = (np.bincount(regions[pixels], minlength=int(regions.max()) + 1) for pixels in (target, known))
     iou = held / (sizes + target.sum() - held)
     outlines = regions == iou.argmax(), np.where(known, target, VOID)
     return dict(pieces=pieces(regions, target), iou=float(iou.max()), boundary_f=boundary_f(*outlines))

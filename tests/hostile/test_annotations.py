@@ -94,6 +94,7 @@ BAD = {
 
 
 def test_no_outline_ends_the_process_and_each_costs_its_image_alone(tmp_path):
+    """28 outlines with null, NaN, numbers beyond memory, broken codes, in 3 GiB -> an error of each image alone"""
     *images, whole = asked(coco(tmp_path, [SQUARE], *BAD.values()))
     found = open_dataset("coco_object", tmp_path)
     said = {found.ids[int(line.split()[0])]: line for line in images}
@@ -107,6 +108,7 @@ def test_no_outline_ends_the_process_and_each_costs_its_image_alone(tmp_path):
     "height, width", [(10**6, 10**6), (0, 60), (-40, 60), (None, 60), (40.0, 60), ("40", 60), (True, 60), (40, 10**300)]
 )
 def test_a_size_that_is_none_or_beyond_memory_is_an_error(tmp_path, height, width):
+    """an image of 10^12 pixels, of none, of a negative, broken or written number of rows -> an error of that image"""
     dataset = open_dataset("coco_object", coco(tmp_path, [SQUARE], images=dict(height=height, width=width)))
     with pytest.raises(
         ValueError, match=r"\(image 0\) cannot be read \(it is .* pixels, and 150,000,000 are the limit"
@@ -124,6 +126,7 @@ def test_a_size_that_is_none_or_beyond_memory_is_an_error(tmp_path, height, widt
     ],
 )
 def test_an_annotation_that_makes_no_sense_is_an_error(tmp_path, changes):
+    """an area of NaN or null, a category of null, 17.5, -1, 300 or true -> an error of that image, found by check()"""
     dataset = open_dataset("coco_object", coco(tmp_path, [SQUARE], **changes))
     with pytest.raises(ValueError, match=r"\(image 0\) cannot be read"):
         dataset.labels(0)
@@ -135,6 +138,7 @@ def test_an_annotation_that_makes_no_sense_is_an_error(tmp_path, changes):
     "content", ['{"images": 3}', '{"images": [{"file_name": 7, "id": 1}]}', "[[", "3", '{"annotations": [3]}', "\0"]
 )
 def test_json_that_is_no_annotation_is_an_error_that_names_it(tmp_path, content):
+    """JSON that is cut, a number, a list, or has others' fields -> refused with the file's name"""
     root = coco(tmp_path)
     (root / "annotations/instances_val2017.json").write_text(content)
     with pytest.raises(ValueError, match="instances_val2017.json is no annotation in COCO's form"):
@@ -142,6 +146,7 @@ def test_json_that_is_no_annotation_is_an_error_that_names_it(tmp_path, content)
 
 
 def test_polygons_that_lie_a_little_outside_are_drawn_as_ever(tmp_path):
+    """polygons that lie partly outside the picture -> drawn as pycocotools draws them"""
     outlines = [
         [[-10.5, -3, 70, 5.25, 30, 45.5]],
         [[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]],
@@ -155,6 +160,7 @@ def test_polygons_that_lie_a_little_outside_are_drawn_as_ever(tmp_path):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_packed_codes_are_those_that_pycocotools_packs(tmp_path, seed):
+    """packed codes of empty, sparse, dense and full masks -> the masks that pycocotools packed"""
     random = np.random.default_rng(seed)
     masks = [random.random((HEIGHT, WIDTH)) < share for share in (0, 0.001, 0.3, 0.9, 1)]
     packed = [codes.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]

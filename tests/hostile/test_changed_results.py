@@ -27,6 +27,7 @@ def changed(path, change):
 
 
 def test_a_run_that_nobody_touched_agrees(run, dataset, method, tmp_path, everything):
+    """a run that nobody touched, whole or in part -> agrees, and nothing is written"""
     before = everything(run)
     assert verify(run, dataset) == []
     assert everything(run) == before
@@ -35,6 +36,7 @@ def test_a_run_that_nobody_touched_agrees(run, dataset, method, tmp_path, everyt
 
 
 def test_a_run_without_masks_agrees(dataset, method, tmp_path):
+    """a run without ground truth, then a label map exchanged -> agrees, then the map and what follows from it"""
     shutil.rmtree(dataset.root / "masks")
     pictures = open_dataset("folder", dataset.root)
     run = evaluate(pictures, method, tmp_path / "run").folder
@@ -48,6 +50,7 @@ def test_a_run_without_masks_agrees(dataset, method, tmp_path):
 
 
 def test_a_failed_image_has_no_numbers_to_differ(dataset, method, tmp_path):
+    """a run of which an image failed -> agrees"""
     (dataset.root / "images/p1.png").write_bytes((dataset.root / "images/p1.png").read_bytes()[:60])
     damaged = open_dataset("folder", dataset.root)
     run = evaluate(damaged, method, tmp_path / "run", tolerated_failures=0.5).folder
@@ -56,6 +59,7 @@ def test_a_failed_image_has_no_numbers_to_differ(dataset, method, tmp_path):
 
 
 def test_a_label_map_with_one_pixel_changed(run, dataset):
+    """a label map with one pixel changed -> the map, its counts, the means and the summary"""
     labels = np.array(Image.open(run / "labels/p2.png"))
     labels[0, 0] = 1 - labels[0, 0]
     Image.fromarray(labels).save(run / "labels/p2.png")
@@ -78,19 +82,21 @@ def test_a_label_map_with_one_pixel_changed(run, dataset):
     ],
 )
 def test_a_row_changed_with_its_hash(key, change, run, dataset):
-    """The truth finds what the hash does not; the summary was right before."""
+    """a number in a row, with its hash made to fit, and the summary as before -> that number, by the truth"""
     changed(run / "images/p3.json", change)
     findings = verify(run, dataset)
     assert len(findings) == 1 and findings[0].startswith(f"images/p3.json: {key}: ")
 
 
 def test_a_row_changed_without_its_hash_where_only_the_hash_can_tell(run, dataset):
+    """a caption changed, which follows from nothing -> the row, by its hash"""
     row = json.loads((run / "images/p3.json").read_text())
     (run / "images/p3.json").write_text(json.dumps(row | dict(caption="two dogs")))
     assert "images/p3.json: missing, or not as it was written" in verify(run, dataset)
 
 
 def test_a_summary_with_a_better_number(run, dataset):
+    """a better mIoU in the summary -> the number with the one that follows from the rows"""
     was = json.loads((run / "summary.json").read_text())["miou"]["dataset"]
     changed(run / "summary.json", lambda summary: summary["miou"].update(dataset=0.9))
     assert verify(run, dataset) == [f"summary.json: miou: dataset: 0.9, recomputed {was!r}"]
@@ -98,6 +104,7 @@ def test_a_summary_with_a_better_number(run, dataset):
 
 @pytest.mark.parametrize("table", ["images", "objects", "confusion"])
 def test_a_table_that_is_cut_changed_missing_or_not_of_the_run(table, run, dataset):
+    """a table that is cut, changed, missing, or of no run -> the table"""
     path = run / f"{table}.csv"
     text = path.read_text()
     lines = text.splitlines(keepends=True)
@@ -113,6 +120,7 @@ def test_a_table_that_is_cut_changed_missing_or_not_of_the_run(table, run, datas
 
 
 def test_a_mask_changed_to_a_file_of_the_same_size(run, dataset):
+    """ground truth exchanged for a file of the same size -> the counts and the summary"""
     path = dataset.root / "masks/p4.png"
     before = path.read_bytes()
     mask = np.array(Image.open(path))
@@ -126,6 +134,7 @@ def test_a_mask_changed_to_a_file_of_the_same_size(run, dataset):
 
 @pytest.mark.parametrize("name", ["images/p0.json", "labels/p0.png"])
 def test_what_is_missing_or_cut_is_named(name, run, dataset):
+    """a row or label map that is cut or missing -> its name, and that the summary cannot be compared"""
     (run / name).write_bytes((run / name).read_bytes()[:20])
     cut = verify(run, dataset)
     (run / name).unlink()
@@ -135,11 +144,13 @@ def test_what_is_missing_or_cut_is_named(name, run, dataset):
 
 
 def test_a_configuration_that_was_changed(run, dataset):
+    """an entry of run.json changed -> its hash does not fit"""
     changed(run / "run.json", lambda settings: settings.update(threshold=3))
     assert "run.json: its hash is not that of the configuration in it" in verify(run, dataset)
 
 
 def test_another_class_list_or_no_run_at_all_is_refused(run, dataset, tmp_path):
+    """another class list, no run, a run without a summary -> refused, each with its reason"""
     (dataset.root / "classes.txt").write_text("dog\ncat\n")
     with pytest.raises(ValueError, match="of another dataset: its class_list"):
         verify(run, open_dataset("folder", dataset.root))
@@ -151,6 +162,7 @@ def test_another_class_list_or_no_run_at_all_is_refused(run, dataset, tmp_path):
 
 
 def test_the_command_says_what_differs_and_fails(run, dataset, capsys):
+    """a whole and a changed run to the command -> that all agrees; every difference, and a failure"""
     main([str(run), "--root", str(dataset.root)])
     assert capsys.readouterr().out.startswith("every number follows")
     changed(run / "summary.json", lambda summary: summary["miou"].update(dataset=0.9))

@@ -26,6 +26,7 @@ def folder(root, classes=None, masks=None, name="classes.csv"):
 
 @pytest.mark.parametrize("first", ["background", "Background", "BACKGROUND", " background "])
 def test_background_in_any_letters_is_label_0_where_it_stands_first(first, tmp_path):
+    """a list that begins with background, in any letters -> label 0"""
     assert Vocabulary.of([first, "cat"]) == Vocabulary.of(["cat"])
     root = folder(tmp_path, f"{first}\ncat\n", name="classes.txt")
     assert open_dataset("folder", root).vocabulary.names == ("background", "cat")
@@ -35,6 +36,7 @@ def test_background_in_any_letters_is_label_0_where_it_stands_first(first, tmp_p
 
 @pytest.mark.parametrize("later", ["background", "Background"])
 def test_background_after_other_classes_is_refused(later, tmp_path, mini):
+    """background after other classes, in lists, CSVs and texts -> refused with its label"""
     says = f"the class with label 2 is called '{later}', which is label 0: take it out"
     with pytest.raises(ValueError, match=says):
         Vocabulary.of(["cat", later, "dog"])
@@ -51,12 +53,14 @@ def test_background_after_other_classes_is_refused(later, tmp_path, mini):
 
 @pytest.mark.parametrize("names", ["cat, dog", "cat", None, 3, b"cat"])
 def test_what_is_no_list_of_names_is_refused(names):
+    """a text, bytes, a number or nothing for a list of names -> refused"""
     with pytest.raises(ValueError, match="and no list: write|name it in words"):
         Vocabulary.of(names)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "\t", None, 3, 2.5, float("nan"), b"cat", ["cat"]])
 def test_a_name_that_is_no_text_or_blank_is_refused(name):
+    """a name that is blank, a number, NaN, bytes or a list -> refused"""
     for names in (["cat", name], [name, "cat"], [name]):
         with pytest.raises(ValueError, match="a class is called .*: name it in words|is empty"):
             Vocabulary.of(names)
@@ -65,12 +69,14 @@ def test_a_name_that_is_no_text_or_blank_is_refused(name):
 
 
 def test_spaces_around_a_name_are_no_part_of_it():
+    """names with spaces and line ends around them -> the names without"""
     assert Vocabulary.of([" cat ", "dog\n"]).names == ("background", "cat", "dog")
     assert Vocabulary.of(iter(["cat", "dog"])).names == ("background", "cat", "dog")
 
 
 @pytest.mark.parametrize("names", [[], (), ["background"], ["void"]])
 def test_a_list_without_a_class_is_refused(names):
+    """an empty list, background alone, void alone -> refused"""
     with pytest.raises(ValueError, match="class list is empty"):
         Vocabulary.of(names)
 
@@ -88,12 +94,14 @@ def test_a_list_without_a_class_is_refused(names):
     ],
 )
 def test_a_class_file_that_makes_no_sense_is_refused(tmp_path, content, says):
+    """a CSV that is empty, with gaps, blank names, another encoding or a cell of 200,000 letters -> refused"""
     (tmp_path / "list.csv").write_bytes(content)
     with pytest.raises(ValueError, match=says):
         Vocabulary.read(tmp_path / "list.csv")
 
 
 def test_a_list_of_names_in_another_encoding_is_refused(tmp_path):
+    """classes.txt in Latin-1 -> refused: save it in UTF-8"""
     folder(tmp_path)
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match="classes.txt is no text that can be read .*save it anew in UTF-8"):
@@ -104,6 +112,7 @@ def test_a_list_of_names_in_another_encoding_is_refused(tmp_path):
 
 
 def test_a_folder_says_with_void_that_it_has_no_background(tmp_path):
+    """a list that begins with void, in each of its forms -> masks of 0 are void, and background is no class"""
     masks = [[0, 1, 2, 255]]
     for number, given in enumerate(
         (
@@ -120,6 +129,7 @@ def test_a_folder_says_with_void_that_it_has_no_background(tmp_path):
 
 
 def test_a_folder_with_and_without_background_are_two_datasets(tmp_path):
+    """one folder with and without background -> two fingerprints"""
     root = folder(tmp_path, masks=[[0, 1, 255]])
     with_it, without = (open_dataset("folder", root, classes=[first, "road"]) for first in ("background", "void"))
     assert with_it.fingerprint != without.fingerprint and with_it.void_is_background
@@ -130,6 +140,7 @@ def test_a_folder_with_and_without_background_are_two_datasets(tmp_path):
 
 
 def test_the_official_values_of_a_folder_are_those_in_its_masks(tmp_path):
+    """official values of a folder's masks up to 40,000, then one that is none -> the labels, then an error"""
     rows = "index,name,official\n0,background,7\n1,cat,30;31\n2,dog,0\n3,owl,\n4,elk,40000\n"
     dataset = open_dataset("folder", folder(tmp_path, rows, [[7, 30, 31], [0, 255, 40000]]))
     assert [dataset.labels(i)[0].tolist() for i in (0, 1)] == [[0, 1, 1], [2, 255, 4]]
@@ -140,18 +151,21 @@ def test_the_official_values_of_a_folder_are_those_in_its_masks(tmp_path):
 
 
 def test_official_values_without_background_leave_the_rest_to_void(tmp_path):
+    """official values without background, 255 a class -> the rest is void"""
     rows = "index,name,official\n0,void,0;4\n1,road,1\n2,sky,255\n"
     dataset = open_dataset("folder", folder(tmp_path, rows, [[0, 4, 1, 255]]))
     assert dataset.labels(0)[0].tolist() == [255, 255, 1, 2]
 
 
 def test_other_official_values_are_another_dataset(tmp_path):
+    """the same files with other official values -> another fingerprint"""
     before = open_dataset("folder", folder(tmp_path, "index,name,official\n0,background,0\n1,cat,1\n", [[0, 1]]))
     after = open_dataset("folder", folder(tmp_path, "index,name,official\n0,background,1\n1,cat,0\n", [[0, 1]]))
     assert before.fingerprint != after.fingerprint
 
 
 def test_an_empty_column_of_official_values_says_nothing(tmp_path):
+    """an empty column of official values -> the numbers in the masks"""
     dataset = open_dataset("folder", folder(tmp_path, "index,name,official\n0,background,\n1,cat,\n", [[0, 1]]))
     assert dataset.labels(0)[0].tolist() == [0, 1]
 
@@ -167,12 +181,13 @@ def test_an_empty_column_of_official_values_says_nothing(tmp_path):
     ],
 )
 def test_official_values_that_make_no_sense_are_refused(tmp_path, official, says):
+    """official values that are words, too large, or given twice -> refused"""
     with pytest.raises(ValueError, match=says):
         open_dataset("folder", folder(tmp_path, f"index,name,official\n0,background,0\n1,cat,{official}\n"))
 
 
 def test_the_lists_of_the_benchmarks_serve_a_folder(tmp_path):
-    """A copy of Cityscapes' list, for masks that count as its own do."""
+    """Cityscapes' own list for a folder of masks that count as its do -> its labels"""
     rows = class_rows(CLASSES / "cityscapes.csv")
     road = next(row for row in rows if row["name"] == "road")
     root = folder(tmp_path, (CLASSES / "cityscapes.csv").read_text(), [[int(road["official"])]])

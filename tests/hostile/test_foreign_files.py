@@ -45,6 +45,7 @@ def during(method, act):
 def test_a_folder_equal_to_inside_or_around_the_dataset_is_refused_before_anything_is_touched(
     where, dataset, method, tmp_path, everything
 ):
+    """an output folder that is, holds or lies in the dataset's, also with replace -> refused, nothing touched"""
     before = everything(tmp_path)
     for replace in (False, True):
         with pytest.raises(ValueError, match="dataset's folder .* choose another output folder"):
@@ -53,6 +54,7 @@ def test_a_folder_equal_to_inside_or_around_the_dataset_is_refused_before_anythi
 
 
 def test_a_folder_that_leads_into_the_dataset_by_a_link_is_refused(dataset, method, tmp_path, everything):
+    """an output folder that leads into the dataset by a link or .. -> refused, nothing touched"""
     (tmp_path / "link").symlink_to(dataset.root)
     before = everything(dataset.root)
     for folder in (tmp_path / "link", tmp_path / "link" / "new", tmp_path / "elsewhere" / ".." / "pictures"):
@@ -66,6 +68,7 @@ def test_a_folder_that_leads_into_the_dataset_by_a_link_is_refused(dataset, meth
 )
 @pytest.mark.parametrize("replace", [False, True])
 def test_a_folder_with_others_files_under_a_runs_names_is_refused(name, replace, dataset, method, tmp_path, everything):
+    """a folder with others' images/, labels/ or summary.json -> refused, nothing touched"""
     theirs = tmp_path / "theirs" / name
     theirs.parent.mkdir(parents=True)
     theirs.write_text('{"theirs": 1}')
@@ -76,12 +79,14 @@ def test_a_folder_with_others_files_under_a_runs_names_is_refused(name, replace,
 
 
 def test_a_file_in_place_of_the_folder_is_refused(dataset, method, tmp_path):
+    """a file in the place of the output folder -> refused"""
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ValueError, match="is a file"):
         evaluate(dataset, method, tmp_path / "run")
 
 
 def test_files_under_other_names_stay_whatever_happens(dataset, method, other, tmp_path):
+    """notes and hidden files in the output folder, then replace -> they stay"""
     run = tmp_path / "run"
     theirs = [run / "notes.txt", run / ".env", run / "labels.txt"]
     run.mkdir()
@@ -98,6 +103,7 @@ def test_files_under_other_names_stay_whatever_happens(dataset, method, other, t
 def test_replacing_deletes_what_the_runs_own_record_says_it_wrote_and_nothing_else(
     dataset, method, other, tmp_path, everything
 ):
+    """others' files within images/ and labels/ of a run, then replace -> they stay, and what the run wrote goes"""
     run, fresh = tmp_path / "run", tmp_path / "fresh"
     evaluate(dataset, method, run)
     theirs = [
@@ -121,6 +127,7 @@ def test_replacing_deletes_what_the_runs_own_record_says_it_wrote_and_nothing_el
 def test_a_folder_whose_run_json_was_lost_still_belongs_to_its_configuration(
     dataset, method, other, tmp_path, contents
 ):
+    """a run that lost run.json, or the summary too -> another configuration is refused, its own goes on"""
     run = evaluate(dataset, method, tmp_path / "run").folder
     before = contents(run)
     for lost in (["run.json"], ["run.json", "summary.json"]):
@@ -133,7 +140,7 @@ def test_a_folder_whose_run_json_was_lost_still_belongs_to_its_configuration(
 
 
 def test_a_folder_that_kept_only_its_tables_belongs_to_its_configuration(dataset, method, other, tmp_path):
-    """As the committed runs do: no run.json, no rows."""
+    """a run of which only the tables are kept -> another configuration is refused, unless with replace"""
     run = evaluate(dataset, method, tmp_path / "run").folder
     for path in [run / "run.json", *run.glob("*/*")]:
         path.unlink()
@@ -168,6 +175,7 @@ def test_a_folder_that_kept_only_its_tables_belongs_to_its_configuration(dataset
 def test_parameters_are_checked_for_their_type_before_anything_is_touched(
     given, dataset, method, other, tmp_path, everything
 ):
+    """parameters of another type, replace="no" among them, for a folder with results -> refused, nothing touched"""
     evaluate(dataset, method, tmp_path / "run", limit=1)
     before = everything(tmp_path)
     with pytest.raises(ValueError, match=f"^{next(iter(given))} is .*: (write|give) "):
@@ -179,6 +187,7 @@ def test_parameters_are_checked_for_their_type_before_anything_is_touched(
 
 
 def test_hidden_files_and_folders_stay_and_disturb_nobody(dataset, method, tmp_path):
+    """hidden files and folders in every place of a run -> they stay, and the run finishes"""
     run = tmp_path / "run"
     evaluate(dataset, method, run, limit=2)
     names = (
@@ -199,6 +208,7 @@ def test_hidden_files_and_folders_stay_and_disturb_nobody(dataset, method, tmp_p
 def test_what_is_being_written_lies_where_nobody_else_writes_and_goes_with_the_run(
     dataset, method, tmp_path, monkeypatch
 ):
+    """a run watched as it writes -> all goes by way of .running, which is gone at the end"""
     run, seen = tmp_path / "run", []
 
     def replaced(source, target, real=os.replace):
@@ -211,6 +221,7 @@ def test_what_is_being_written_lies_where_nobody_else_writes_and_goes_with_the_r
 
 
 def test_what_a_killed_run_left_goes_with_the_next_and_others_files_stay(dataset, method, tmp_path, contents):
+    """half a file that a killed run left, others' files beside it -> the half goes with the next run, the others stay"""
     run, whole = tmp_path / "run", tmp_path / "whole"
     evaluate(dataset, method, run, limit=2)
     (run / ".running").mkdir()
@@ -227,6 +238,7 @@ def test_what_a_killed_run_left_goes_with_the_next_and_others_files_stay(dataset
 
 
 def test_a_run_that_ends_leaves_what_another_is_writing(dataset, method, tmp_path):
+    """a shard that ends while another writes -> what the other is writing stays"""
     run, kept = tmp_path / "run", []
 
     def another_shard_comes_and_goes():
@@ -244,6 +256,7 @@ def test_a_run_that_ends_leaves_what_another_is_writing(dataset, method, tmp_pat
 
 @pytest.mark.parametrize("shards", [("0/1", "0/1"), ("0/2", "0/2"), ("0/2", "0/3"), ("0/1", "1/2")], ids=str)
 def test_a_second_run_says_who_is_there_and_stops(shards, dataset, method, tmp_path, contents):
+    """a second run in the folder of one at work, shards that overlap -> refused with the process and host"""
     run, refused = tmp_path / "run", []
 
     def second():
@@ -259,6 +272,7 @@ def test_a_second_run_says_who_is_there_and_stops(shards, dataset, method, tmp_p
 
 
 def test_a_replacement_during_a_run_is_refused_and_the_run_loses_nothing(dataset, method, other, tmp_path, contents):
+    """replace in the folder of a run at work -> refused, and the run ends with its own bytes"""
     run, refused = tmp_path / "run", []
 
     def replacement():
@@ -274,6 +288,7 @@ def test_a_replacement_during_a_run_is_refused_and_the_run_loses_nothing(dataset
 
 
 def test_shards_of_one_run_share_the_folder(dataset, method, tmp_path, contents):
+    """three shards in one folder, one within the other -> the bytes of one run"""
     run = tmp_path / "run"
 
     def others():
@@ -286,6 +301,8 @@ def test_shards_of_one_run_share_the_folder(dataset, method, tmp_path, contents)
 
 
 def test_a_run_that_was_interrupted_leaves_the_folder_free(dataset, method, tmp_path):
+    """a keyboard interrupt within a run -> the folder is free, and the next run finishes"""
+
     def interrupt():
         raise KeyboardInterrupt
 
@@ -297,6 +314,7 @@ def test_a_run_that_was_interrupted_leaves_the_folder_free(dataset, method, tmp_
 
 @pytest.mark.parametrize("code", [None, errno.ENOSYS, errno.ENOLCK], ids=["flock", "no flock", "no lock server"])
 def test_where_there_are_no_locks_of_the_kernel_files_stand_for_them(code, dataset, method, tmp_path, monkeypatch):
+    """a file system without locks -> a second run is refused all the same"""
     if code:
 
         def flock(descriptor, operation):
@@ -335,6 +353,7 @@ evaluate(open_dataset("folder", sys.argv[1]), Slow(), sys.argv[2], batch_size=1)
 
 
 def test_the_lock_of_a_killed_process_is_stale_and_that_of_a_living_one_is_not(dataset, method, tmp_path, contents):
+    """the lock of a living process, then of a killed one -> refused, then the bytes of one run"""
     run = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(dataset.root), str(run)], cwd=ROOT)
     deadline = time.monotonic() + 120

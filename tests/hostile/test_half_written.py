@@ -36,6 +36,7 @@ def spoil(path, way):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_not_whole_is_made_anew_and_said_once(name, way, run, dataset, method, contents, capsys):
+    """every file of a run empty, cut, zeros, no text or other JSON -> made anew with the same bytes, said once"""
     before, timing = contents(run), json.loads((run / "timing.json").read_text())
     spoil(run / name, way)
     capsys.readouterr()
@@ -51,7 +52,7 @@ def test_a_file_that_is_not_whole_is_made_anew_and_said_once(name, way, run, dat
 
 @pytest.mark.parametrize("name", FILES[:2])
 def test_a_file_that_is_not_whole_does_not_count_as_done(name, run, dataset, method):
-    """Asked of a shard whose image it is not."""
+    """an image of another shard whose file is cut -> does not count as done, no summary"""
     spoil(run / name, "cut by a byte")
     (run / "summary.json").unlink()
     part = evaluate(dataset, method, run, batch_size=2, shard="0/3")
@@ -59,7 +60,7 @@ def test_a_file_that_is_not_whole_does_not_count_as_done(name, run, dataset, met
 
 
 def test_all_files_at_once(run, dataset, method, contents, capsys):
-    """As a disk that was full, or a machine that lost power, leaves them; of the rows one is whole."""
+    """all files of a run empty but one row, as a full disk leaves them -> made anew with the same bytes"""
     before = contents(run)
     for path in run.rglob("*"):
         if path.is_file() and path.name != "p0.json":
@@ -70,6 +71,7 @@ def test_all_files_at_once(run, dataset, method, contents, capsys):
 
 
 def test_a_row_or_label_map_of_another_configuration_is_not_taken(run, dataset, method, tmp_path, contents):
+    """a row and a label map of another configuration -> made anew with the same bytes"""
     other = evaluate(dataset, type(method)(threshold=64), tmp_path / "other", batch_size=2).folder
     before = contents(run)
     shutil.copy(other / "images/p1.json", run / "images/p1.json")
@@ -79,6 +81,7 @@ def test_a_row_or_label_map_of_another_configuration_is_not_taken(run, dataset, 
 
 
 def test_a_row_with_one_number_changed_is_not_taken(run, dataset, method, contents):
+    """a row with one number changed -> made anew with the same bytes"""
     before = contents(run)
     row = json.loads((run / "images/p1.json").read_text())
     row["counts"][0][2] += 1
@@ -89,6 +92,7 @@ def test_a_row_with_one_number_changed_is_not_taken(run, dataset, method, conten
 
 @pytest.mark.parametrize("way", WAYS)
 def test_whoever_looks_at_a_label_map_that_is_not_whole_hears_its_name(way, run, dataset, method):
+    """a stored label map that is not whole, to whoever asks for it -> an error with its name"""
     found = evaluate(dataset, method, run, batch_size=2)
     spoil(run / "labels/p2.png", way)
     if way == "cut by a byte":  # all pixels are there
@@ -101,6 +105,7 @@ def test_whoever_looks_at_a_label_map_that_is_not_whole_hears_its_name(way, run,
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_report_leaves_out_a_run_whose_summary_is_not_whole_and_says_so(way, tmp_path):
+    """a report over two runs, the summary of one not whole -> a warning, and the other"""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         summary = dict(hash=name, miou=dict(dataset=0.5), recipe=dict(name="paper"), vocabulary_mode="closed", images=1)
@@ -114,6 +119,7 @@ def test_the_report_leaves_out_a_run_whose_summary_is_not_whole_and_says_so(way,
 
 
 def test_a_method_whose_models_cannot_be_loaded_ends_the_run_at_the_first_image(dataset, method, tmp_path):
+    """a method whose models cannot be loaded -> the run ends at the first image, and nothing is written"""
     asked = []
 
     def load(*arguments):
@@ -134,7 +140,7 @@ def test_a_method_whose_models_cannot_be_loaded_ends_the_run_at_the_first_image(
 def test_a_model_set_with_a_damaged_file_ends_the_run_with_where_it_lies_and_what_to_do(
     file, dataset, tmp_path, monkeypatch
 ):
-    """From a folder whose files have no published hashes, as those of the hub."""
+    """a model set with half a configuration or tokenizer -> the run ends with the folder and what to do"""
     folder = shutil.copytree(MINI / "stable-diffusion", tmp_path / "damaged")
     (folder / file).write_bytes((folder / file).read_bytes()[:100])
     monkeypatch.setattr(models, "locate", lambda source, *_: (source.folder, dict(repository=source.repository)))

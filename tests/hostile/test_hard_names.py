@@ -24,6 +24,7 @@ def write_own(root, names):
 
 
 def test_results_of_any_name_are_kept_once_read_again_and_never_taken_for_anothers(method, tmp_path, everything):
+    """ids with spaces, line ends, quotes, percent signs, no UTF-8, 245 letters -> a file an image, all read again"""
     names = [name for name in HARD if name != "."]  # which as a file is hidden
     dataset = write_own(tmp_path / "pictures", names)
     before = everything(tmp_path / "pictures")
@@ -40,6 +41,7 @@ def test_results_of_any_name_are_kept_once_read_again_and_never_taken_for_anothe
 
 @pytest.mark.parametrize("form", ["../../truth", "{outside}/truth", "../../run/labels/victim"])
 def test_a_list_that_leads_out_has_nothing_read_or_written_outside(method, tmp_path, everything, form):
+    """a listing with ids that lead out of the root -> that image failed, nothing outside read or written"""
     root, outside = tmp_path / "VOC2012", tmp_path / "truth"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)

@@ -115,6 +115,7 @@ def main(what, base):
 @pytest.mark.slow  # dozens of processes
 @pytest.mark.parametrize("what", ["configurations", "shards", "the same run", "kills", "kills of replacements"])
 def test_the_bytes_are_those_of_one_run(what, tmp_path):
+    """four processes begun at one moment; 50 kills at random moments, also of runs that replace -> the bytes of one run"""
     command = [sys.executable, __file__, what, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]

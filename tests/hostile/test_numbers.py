@@ -57,6 +57,7 @@ def spoiled(parameter, value=torch.nan):
 
 
 def test_a_picture_that_overflows_is_done_again_in_float32_and_that_is_noted(overflowing):
+    """a picture whose features overflow in float16 -> read again in float32, with a note; its neighbour as ever"""
     models, pictures = overflowing
     first, second = perceive(pictures, models, PAPER)
     assert first.notes == () and second.notes == ("features overflow in float16: read again in float32",)
@@ -73,6 +74,7 @@ def full(models):
 
 
 def test_the_note_is_in_the_result_and_its_neighbour_has_none(overflowing, vocabulary, tmp_path):
+    """the same picture, segmented and saved -> the note is in its JSON"""
     models, pictures = overflowing
     results = segment_batch(pictures, models, PAPER, vocabulary)
     assert [len(result.notes) for result in results] == [0, 1]
@@ -81,6 +83,7 @@ def test_the_note_is_in_the_result_and_its_neighbour_has_none(overflowing, vocab
 
 
 def test_a_run_keeps_the_note_in_the_pictures_row(overflowing):
+    """the same picture in an evaluation -> the note is in its row"""
     models, pictures = overflowing
     predictions = FreeSegDiff(models, PAPER).segment(pictures, Vocabulary.of(["cat", "dog"]), [[], []], 0)
     assert "notes" not in predictions[0].details and "float32" in predictions[1].details["notes"][0]
@@ -88,6 +91,7 @@ def test_a_run_keeps_the_note_in_the_pictures_row(overflowing):
 
 @pytest.mark.parametrize("part", ["unet", "encoder"])
 def test_what_is_not_finite_in_float32_either_is_an_error(own, scene, part):
+    """NaN in the UNet or the encoder -> an error that says so"""
     spoiled(next(getattr(own.diffusion, part).parameters()))
     with pytest.raises(NotFinite, match="features of 1 of 1 pictures are not finite, in float32 either"):
         segment(scene.image, own, PAPER)
@@ -96,6 +100,7 @@ def test_what_is_not_finite_in_float32_either_is_an_error(own, scene, part):
 @pytest.mark.parametrize("way", [KMeans(), Agglomerative(), Spectral(), NormalisedCut()], ids=lambda way: way.kind)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_finite_are_not_grouped(way, value):
+    """features with NaN or infinity, to every clustering -> refused"""
     features = np.random.default_rng(0).normal(size=(3, 4, 4))
     features[1, 2, 3] = value
     with pytest.raises(ValueError, match="features hold numbers that are not finite: read them again in float32"):
@@ -109,6 +114,7 @@ def test_features_that_are_not_finite_are_not_grouped(way, value):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("tower", ["pictures", "texts"])
 def test_nan_from_clip_is_an_error_in_every_mode(own, scene, vocabulary, recipe, mode, tower):
+    """NaN in either of CLIP's towers, in every vocabulary mode -> an error, and no names"""
     model = own.clip.model
     spoiled(model.visual.proj if tower == "pictures" else model.text_projection)
     with pytest.raises(NotFinite, match="CLIP makes of .* numbers that are not finite: load the models with"):
@@ -116,18 +122,21 @@ def test_nan_from_clip_is_an_error_in_every_mode(own, scene, vocabulary, recipe,
 
 
 def test_nan_from_clips_patches_is_an_error(own, scene, vocabulary):
+    """NaN in CLIP's patches -> an error"""
     spoiled(own.clip.model.visual.proj)
     with pytest.raises(NotFinite, match="CLIP makes of a picture's patches"):
         segment(scene.image, own, PAPER.with_changes({"view": "dense"}), vocabulary)
 
 
 def test_nan_from_clip_takes_no_free_name_for_a_class(own, vocabulary):
+    """NaN where a free name is compared with classes -> an error, and no class"""
     spoiled(own.clip.model.text_projection)
     with pytest.raises(NotFinite, match="CLIP makes of 'kitten'"):
         nearest_classes(["kitten"], vocabulary, own.clip)
 
 
 def test_an_infinite_temperature_is_an_error(own):
+    """an infinite temperature of CLIP -> an error"""
     vectors = own.clip.encode_text(["cat", "dog"])
     own.clip.model.logit_scale.data.fill_(1000)  # e to that power is infinite
     with pytest.raises(NotFinite, match="similarities to names are not finite"):
@@ -136,6 +145,7 @@ def test_an_infinite_temperature_is_an_error(own):
 
 @pytest.mark.parametrize("mode", ["closed", "given", "oracle"])
 def test_nan_from_the_text_encoder_is_an_error_in_every_mode_that_asks_it(own, scene, vocabulary, mode):
+    """NaN in the text encoder, in every mode that asks it -> an error, and no candidates"""
     own.diffusion._encoded.clear()
     perceived = own.diffusion.condition("", 1)  # what conditions the UNet is encoded before
     spoiled(own.diffusion.text_encoders[0].final_layer_norm.weight)
@@ -145,12 +155,14 @@ def test_nan_from_the_text_encoder_is_an_error_in_every_mode_that_asks_it(own, s
 
 
 def test_nan_of_what_conditions_the_unet_is_an_error(own, scene):
+    """NaN in what conditions the UNet -> an error"""
     spoiled(own.diffusion.text_encoders[0].final_layer_norm.weight)
     with pytest.raises(NotFinite, match="the text encoder makes of ''"):
         segment(scene.image, own, PAPER.with_changes({"vocabulary": "open"}))
 
 
 def test_text_vectors_that_do_not_vary_are_an_error_and_not_an_empty_list_of_candidates(own, scene, vocabulary):
+    """text vectors that are all alike -> an error, and no empty list of candidates"""
     norm = own.diffusion.text_encoders[0].final_layer_norm
     norm.weight.data.zero_(), norm.bias.data.zero_()
     with pytest.raises(NotFinite, match="words cannot be compared with classes"):
@@ -158,12 +170,14 @@ def test_text_vectors_that_do_not_vary_are_an_error_and_not_an_empty_list_of_can
 
 
 def test_nan_from_the_captioner_is_an_error_and_no_caption(own, scene):
+    """NaN in the captioner -> an error, and no caption"""
     spoiled(own.captioner.model.vision_model.post_layernorm.weight)
     with pytest.raises(NotFinite, match="the captioner gives numbers that are not finite"):
         caption([scene.image], own.captioner)
 
 
 def test_in_a_run_nan_is_the_pictures_error_with_its_reason_and_no_label_map(own, tmp_path):
+    """NaN within an evaluation -> that picture failed with its reason, no label map"""
     dataset = open_dataset("scenes", write_scenes(tmp_path / "scenes", val=2))
     spoiled(own.clip.model.visual.proj)
     with pytest.raises(EvaluationFailed, match="2 of 2 images failed.*NotFinite: CLIP makes of a picture numbers"):
@@ -176,6 +190,7 @@ def test_in_a_run_nan_is_the_pictures_error_with_its_reason_and_no_label_map(own
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_json_has_a_number_that_it_does_not_know(value, own, scene, tmp_path):
+    """NaN or infinity among results -> refused where JSON is written"""
     assert rounded(value) is None
     labels = np.zeros((4, 4), np.uint8)
     for given in (dict(details={"score": value}), dict(mapping={"kitten": ("cat", value)})):

@@ -44,6 +44,7 @@ def leads_out(dataset, image_id):
     "form", ["../../secret", "{outside}/secret", "../JPEGImages/../../secret", "a/../../../secret"]
 )
 def test_an_id_that_leads_out_is_not_read_and_is_found_by_check(voc, tmp_path, form):
+    """a listing with `..` and absolute paths -> not read, found by check(); the others are read"""
     image_id = form.format(outside=tmp_path)
     dataset = open_dataset("voc12", voc(image_id))
     leads_out(dataset, image_id)
@@ -53,6 +54,7 @@ def test_an_id_that_leads_out_is_not_read_and_is_found_by_check(voc, tmp_path, f
 
 
 def test_links_that_leave_the_root_are_not_followed_and_those_that_stay_are(voc, tmp_path):
+    """links that leave the root, stay in it, or go round -> the first and last are not followed"""
     root = voc("out", "stays", "round")
     for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
         (root / folder / f"out.{ending}").symlink_to(tmp_path / f"secret.{ending}")
@@ -68,6 +70,7 @@ def test_links_that_leave_the_root_are_not_followed_and_those_that_stay_are(voc,
 
 
 def test_a_root_that_is_a_link_itself_is_a_root(voc, tmp_path):
+    """a root that is a link itself -> read"""
     (tmp_path / "link").symlink_to(voc(), target_is_directory=True)
     dataset = open_dataset("voc12", tmp_path / "link")
     dataset.check()
@@ -75,6 +78,7 @@ def test_a_root_that_is_a_link_itself_is_a_root(voc, tmp_path):
 
 
 def test_a_folder_of_pictures_that_lies_elsewhere_is_refused(tmp_path):
+    """images/ that is a link to another folder -> not read, found by check()"""
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (4, 3), SECRET).save(tmp_path / "elsewhere/a.jpg")
     (tmp_path / "mine").mkdir()
@@ -88,6 +92,7 @@ def test_a_folder_of_pictures_that_lies_elsewhere_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["classes.csv", "classes.txt"])
 def test_a_class_list_of_a_folder_is_not_read_elsewhere(tmp_path, name):
+    """a class list that is a link to a secret -> refused, and not a word of it in the message"""
     (tmp_path / "secrets").write_text("index,name\n0,background\n1,password\n")
     (tmp_path / "mine").mkdir()
     Image.new("RGB", (4, 3)).save(tmp_path / "mine/a.jpg")
@@ -98,6 +103,7 @@ def test_a_class_list_of_a_folder_is_not_read_elsewhere(tmp_path, name):
 
 
 def test_a_listing_is_not_read_elsewhere(voc, tmp_path):
+    """a listing that is a link to elsewhere -> refused"""
     root = voc()
     (tmp_path / "words.txt").write_text("good\n")
     (root / "ImageSets/Segmentation/train.txt").symlink_to(tmp_path / "words.txt")
@@ -106,6 +112,7 @@ def test_a_listing_is_not_read_elsewhere(voc, tmp_path):
 
 
 def test_the_json_beside_a_picture_and_captions_are_not_read_elsewhere(voc, tmp_path):
+    """captions that are a link to elsewhere -> refused"""
     root = voc()
     (tmp_path / "captions.json").write_text(json.dumps(dict(images=[], annotations=[])))
     (root / "captions.json").symlink_to(tmp_path / "captions.json")
@@ -116,11 +123,13 @@ def test_the_json_beside_a_picture_and_captions_are_not_read_elsewhere(voc, tmp_
 @pytest.mark.parametrize("split", ["../val", "/etc", "a/b", "..", ".", "", "val\0", None, 3])
 @pytest.mark.parametrize("name", ["voc12", "coco_object", "ade20k", "cityscapes", "context60"])
 def test_a_split_is_a_plain_name(tmp_path, name, split):
+    """a split called ../val, /etc, a zero byte, nothing, a number -> refused"""
     with pytest.raises(ValueError, match="is no plain name: give one such as 'train'"):
         open_dataset(name, tmp_path, split)
 
 
 def test_all_that_lead_out_are_counted_and_the_first_twenty_named(voc):
+    """thirty ids that lead out -> all counted, the first twenty files named"""
     outside = [f"../../secret{number:02}" for number in range(30)]
     with pytest.raises(IncompleteDataset) as caught:
         open_dataset("voc12", voc(*outside)).check()
@@ -129,6 +138,7 @@ def test_all_that_lead_out_are_counted_and_the_first_twenty_named(voc):
 
 
 def test_ids_that_are_hard_to_write_are_read_where_they_lie_within(voc):
+    """ids with a folder, a percent sign, no UTF-8, 245 letters, within the root -> read"""
     hard = ["sub/good", "x" * 245, "\udcff-latin", "na%me", "猫"]
     root = voc(*hard)
     (root / "JPEGImages/sub").mkdir()
@@ -143,6 +153,7 @@ def test_ids_that_are_hard_to_write_are_read_where_they_lie_within(voc):
 
 
 def test_names_that_no_file_can_have_are_damage_and_nothing_worse(voc):
+    """ids of 400 letters or with a zero byte -> damage that check() finds"""
     dataset = open_dataset("voc12", voc("y" * 400, "nothing\0more"))
     assert dataset.fingerprint
     with pytest.raises(IncompleteDataset, match="File name too long"):
@@ -150,6 +161,7 @@ def test_names_that_no_file_can_have_are_damage_and_nothing_worse(voc):
 
 
 def test_two_pictures_of_one_id_are_refused(tmp_path):
+    """two pictures of one id -> refused"""
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations").mkdir()
     images = [dict(id=n, file_name=f"{folder}/7.jpg", height=4, width=6) for n, folder in enumerate(("a", "b"))]
@@ -170,6 +182,7 @@ HARD = [
 
 
 def test_names_of_files_are_one_to_one_plain_and_short():
+    """hard ids as names of results' files -> one to one, of plain letters, short, none hidden"""
     names = {file_stem(one): one for one in HARD}
     assert len(names) == len(set(HARD))
     for name in names:
@@ -178,18 +191,20 @@ def test_names_of_files_are_one_to_one_plain_and_short():
 
 
 def test_ids_of_the_benchmarks_are_names_as_they_are():
+    """ids as the benchmarks have them -> names as they are"""
     for one in ("2008_000533", "000000000139", "val_000012", "ADE_val_00000001", "frankfurt_000000_000294", "a-b.c"):
         assert file_stem(one) == one
     assert file_stem("my cat/1") == "my%20cat%2F1"
 
 
 def test_the_name_of_a_file_is_that_of_no_other_file():
-    """Least of all the long form of another."""
+    """an id that is the name of another id's file, a long one's too -> another name"""
     assert file_stem(file_stem("x" * 200)) != file_stem("x" * 200)
     assert len({file_stem("a b"), file_stem("a%20b"), file_stem(file_stem("a b"))}) == 2
 
 
 def test_a_file_can_be_written_under_any_name_and_none_takes_anothers_place(tmp_path):
+    """a file under the name of each hard id -> all there, none in another's place"""
     for one in HARD:
         (tmp_path / f"{file_stem(one)}.json").write_text(repr(one))
     written = [path.read_text() for path in tmp_path.rglob("*") if path.parent == tmp_path]

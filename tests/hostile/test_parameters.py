@@ -54,6 +54,7 @@ def unloadable(monkeypatch):
 
 @pytest.mark.parametrize("name, value, said", OF_A_RUN)
 def test_evaluate_refuses_it_before_anything_is_read_or_written(dataset, unloadable, tmp_path, name, value, said):
+    """parameters of `evaluate` of another type or out of range -> refused with the value, nothing loaded or written"""
     with pytest.raises(ValueError, match=said) as refused:
         evaluate(dataset, unloadable, tmp_path / "run", **{name: value})
     assert repr(value) in str(refused.value) and not (tmp_path / "run").exists()
@@ -61,6 +62,7 @@ def test_evaluate_refuses_it_before_anything_is_read_or_written(dataset, unloada
 
 @pytest.mark.parametrize("shard, limit, batches", [("2/3", None, 2), ("7/8", None, 2), ("1/2", 2, 1)])
 def test_a_shard_without_work_is_refused(dataset, unloadable, tmp_path, shard, limit, batches):
+    """a shard beyond the batches that there are -> refused with their number"""
     with pytest.raises(
         ValueError, match=f"shard {shard} has nothing to do, since there are {batches} batches: take fewer"
     ):
@@ -71,6 +73,7 @@ def test_a_shard_without_work_is_refused(dataset, unloadable, tmp_path, shard, l
 
 
 def test_what_is_checked_are_the_notebooks_parameters_and_its_defaults_pass():
+    """the parameters that notebook 20 has -> all are checked, and its defaults pass"""
     assert DEFAULTS.keys() == PARAMETERS.keys()
     check_parameters(DEFAULTS)
 
@@ -107,6 +110,7 @@ def test_what_is_checked_are_the_notebooks_parameters_and_its_defaults_pass():
     ],
 )
 def test_the_notebook_refuses_it_in_one_sentence(name, value, said):
+    """parameters of notebook 20 misspelt, of another type or out of range -> refused in one sentence"""
     with pytest.raises(ValueError, match=said) as refused:
         check_parameters(DEFAULTS | {name: value})
     assert "\n" not in str(refused.value)
@@ -117,21 +121,25 @@ def test_the_notebook_refuses_it_in_one_sentence(name, value, said):
     [("batchsize", "batch_size"), ("recipes", "recipe"), ("sede", "seed"), ("treads", "threads"), ("x", "models")],
 )
 def test_an_unknown_parameter_is_refused_with_the_nearest_one(name, nearest):
+    """a parameter that the notebook has not -> refused with the nearest that it has"""
     said = f"no parameter {name!r}: the nearest that it has is " + ("" if name == "x" else f"{nearest!r}")
     with pytest.raises(ValueError, match=said):
         check_parameters(DEFAULTS | dict(In=["", "limit = 8", f"# Parameters\nlimit = 2\n{name} = 3\n"]))
 
 
 def test_names_of_other_cells_are_no_parameters():
+    """names of other cells -> no parameters, and nothing is refused"""
     check_parameters(DEFAULTS | dict(In=["import os\nx = 1", "# Parameters\nlimit = 2\n", "y = 2  # Parameters"]))
 
 
 def test_a_device_that_this_machine_lacks_may_be_that_of_rays_workers():
+    """a GPU that only Ray's workers may have -> taken"""
     check_parameters(DEFAULTS | dict(device=f"cuda:{torch.cuda.device_count()}", engine="ray"))
 
 
 @pytest.mark.parametrize("device, said", [("cdua", "there is no device 'cdua'"), ("cuda:99", "PyTorch finds")])
 def test_the_library_refuses_such_a_device_too(device, said):
+    """a device that is none or not here, to the library -> refused in one sentence"""
     with pytest.raises(ValueError, match=said):
         load_models("mini", device=device, dtype=torch.float32)
 
@@ -139,6 +147,7 @@ def test_the_library_refuses_such_a_device_too(device, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("given, said", [(dict(batchsize=2), "'batch_size'"), (dict(seed=-1), "seed is -1")])
 def test_papermill_stops_at_the_check(tmp_path, given, said):
+    """an unknown and an impossible parameter by papermill -> it stops at the check, and nothing is written"""
     with pytest.raises((PapermillExecutionError, CellExecutionError), match=said):
         papermill.execute_notebook(
             NOTEBOOK, tmp_path / "out.ipynb", given | dict(output=str(tmp_path / "run")), progress_bar=False

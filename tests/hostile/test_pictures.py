@@ -161,6 +161,7 @@ def put(folder, name, content):
 
 @pytest.mark.parametrize("case", TWINS)
 def test_a_picture_is_read_as_its_plain_twin(case, tmp_path):
+    """16 bits, alpha, palettes, GIF, CMYK, TIFF, WebP, colour profiles -> the pixels of the plain RGB picture"""
     name, content, twin = TWINS[case]
     path = put(tmp_path, name, content)
     for pixels in (
@@ -174,6 +175,7 @@ def test_a_picture_is_read_as_its_plain_twin(case, tmp_path):
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_picture_that_has_no_twin_is_refused_with_the_reason(case, tmp_path):
+    """floats, 32 bits, LAB, animations, pages, bombs, EPS, cut and empty files -> refused with the reason"""
     name, content, reason = REFUSED[case]
     path = put(tmp_path, name, content)
     for read in (as_array, lambda _: open_dataset("folder", tmp_path, classes=["cat"]).image(0)):
@@ -185,6 +187,7 @@ def test_a_picture_that_has_no_twin_is_refused_with_the_reason(case, tmp_path):
 
 @pytest.mark.parametrize("case", BY_HEADER)
 def test_check_finds_what_will_be_refused_and_says_why(case, tmp_path):
+    """the same in a dataset, as far as headers tell -> found by check() with the reason"""
     name, content, reason = REFUSED[case]
     put(tmp_path, name, content)
     with pytest.raises(IncompleteDataset, match=rf"unreadable pictures: 1 \({name}") as caught:
@@ -193,6 +196,7 @@ def test_check_finds_what_will_be_refused_and_says_why(case, tmp_path):
 
 
 def test_a_cmyk_profile_is_looked_through():
+    """a CMYK picture with a broken colour profile -> refused with the reason"""
     picture = Image.new("CMYK", (2, 2))
     picture.info["icc_profile"] = b"no profile"
     with pytest.raises(ValueError, match="what was given is no picture that can be read .its colour profile"):
@@ -200,6 +204,7 @@ def test_a_cmyk_profile_is_looked_through():
 
 
 def test_a_photograph_that_a_phone_saved_with_its_preview_is_read(tmp_path):
+    """a photograph with a preview behind it, as phones save it -> the photograph"""
     IN_COLOURS.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[IN_COLOURS.resize((3, 2))])
     with Image.open(tmp_path / "a.jpg") as stored:
         assert stored.format == "MPO" and stored.is_animated
@@ -208,6 +213,7 @@ def test_a_photograph_that_a_phone_saved_with_its_preview_is_read(tmp_path):
 
 
 def test_a_large_picture_is_read_and_the_limit_lies_above_it(tmp_path):
+    """a picture of 12,000 x 9,000 pixels -> read"""
     assert 12_000 * 9_000 < LARGEST
     Image.new("1", (12_000, 9_000)).save(tmp_path / "a.png")
     assert open_dataset("folder", tmp_path, classes=["cat"]).size(0) == (9_000, 12_000)
@@ -215,6 +221,7 @@ def test_a_large_picture_is_read_and_the_limit_lies_above_it(tmp_path):
 
 
 def test_a_grey_picture_of_16_bits_stands_upright(tmp_path):
+    """16 bits of grey, turned by EXIF -> upright"""
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     values = (GREY.astype(np.uint16) << 8) + 77
@@ -223,7 +230,7 @@ def test_a_grey_picture_of_16_bits_stands_upright(tmp_path):
 
 
 def test_pictures_of_benchmarks_keep_the_numbers_they_are_stored_with(tmp_path):
-    """As the published methods read them, whatever their profiles say."""
+    """a benchmark's picture with a colour profile -> the numbers it is stored with, as the published methods read them"""
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / folder).mkdir(parents=True)
     IN_COLOURS.save(tmp_path / "JPEGImages/a.jpg", icc_profile=exchanged())
@@ -233,6 +240,7 @@ def test_pictures_of_benchmarks_keep_the_numbers_they_are_stored_with(tmp_path):
 
 
 def test_every_ending_in_a_folder_is_read(tmp_path):
+    """a folder with every kind of picture, and a hidden one -> all but the hidden one"""
     for name in ("a.bmp", "b.gif", "c.jpeg", "d.jpg", "e.png", "f.tif", "g.TIFF", "h.webp"):
         IN_COLOURS.convert("P" if "gif" in name else "RGB").save(tmp_path / name)
     (tmp_path / ".hidden.png").write_text("left by another system")
@@ -243,6 +251,7 @@ def test_every_ending_in_a_folder_is_read(tmp_path):
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
+    """a pipe in the place of a picture -> refused at once"""
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a.png' is no picture that can be read \(it is no file\)"):
         as_array(tmp_path / "a.png")
@@ -253,6 +262,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_the_command_reads_what_the_library_reads(tmp_path, capsys):
+    """good and bad pictures to the command -> the good ones segmented, the bad ones named, exit status 1"""
     put(tmp_path / "in", "good.gif", TWINS["a GIF with a transparent colour"][1])
     put(tmp_path / "in", "floats.tif", REFUSED["floats"][1])
     put(tmp_path / "in", "moving.png", REFUSED["an animated PNG"][1])
@@ -264,7 +274,7 @@ def test_the_command_reads_what_the_library_reads(tmp_path, capsys):
 
 
 def test_the_command_takes_a_name_that_is_no_utf_8(tmp_path):
-    """In a process of its own: its output is text that a console can show."""
+    """file names that are no UTF-8 to the command -> segmented or refused by a name that can be printed"""
     (tmp_path / "in").mkdir()
     IN_COLOURS.save(tmp_path / "in/caf\udce9.png")
     (tmp_path / "in/\udce9.png").write_bytes(b"")

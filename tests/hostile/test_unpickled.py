@@ -34,12 +34,14 @@ def offences(source):
 
 
 def test_the_search_finds_what_it_looks_for():
+    """five lines that unpickle or run text, to the search itself -> found"""
     for source in ("import pickle", "from joblib import load", "torch.load(path)", "eval(text)", "f(shell=True)"):
         assert list(offences(source)), source
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_module_can_run_what_it_reads(path):
+    """every module's source -> no pickle, eval, exec, torch.load, shell or trust_remote_code in it"""
     assert not list(offences(path.read_text()))
 
 
@@ -62,5 +64,6 @@ print(sorted(set(found)))
 
 @pytest.mark.slow
 def test_a_picture_is_segmented_from_files_without_unpickling_anything():
+    """models loaded and a picture segmented, under the interpreter's audit -> nothing is unpickled"""
     done = subprocess.run([sys.executable, "-c", WHOLE_JOB], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -120,6 +120,7 @@ def filled(name, value, of_many=True):
     ids=["five missing", "one too many", "another shape", "nan", "one inf", "one -inf"],
 )
 def test_tensors_that_are_not_a_whole_models_are_refused_by_name(hub, which, damage, said):
+    """weights with tensors missing, added, of another shape, NaN or infinite -> refused with the tensor's name"""
     part, path, name = WEIGHTS[which]
     rewritten(hub, part, path, damage(name))
     with pytest.raises(ModelUnavailable, match=said.replace("{name}", re.escape(name))) as refused:
@@ -128,6 +129,7 @@ def test_tensors_that_are_not_a_whole_models_are_refused_by_name(hub, which, dam
 
 
 def test_numbers_that_are_too_large_for_the_runs_precision_are_refused(hub):
+    """weights too large for float16 -> refused in float16, loaded in float32"""
     part, path, name = WEIGHTS["unet"]
     rewritten(hub, part, path, filled(name, 1e5, of_many=False))
     load_diffusion(hub[part])
@@ -136,6 +138,7 @@ def test_numbers_that_are_too_large_for_the_runs_precision_are_refused(hub):
 
 
 def test_positions_of_another_size_are_refused_where_open_clip_would_resize_them(hub):
+    """positions of another number, which open_clip would resize -> refused"""
     part, path, _ = WEIGHTS["clip"]
     rewritten(hub, part, path, lambda tensors: tensors | {"positional_embedding": tensors["positional_embedding"][:20]})
     with pytest.raises(ModelUnavailable, match=r"positional_embedding is \(20, 128\) where the model has \(32, 128\)"):
@@ -143,6 +146,7 @@ def test_positions_of_another_size_are_refused_where_open_clip_would_resize_them
 
 
 def test_what_older_files_hold_beside_the_weights_still_loads(hub):
+    """weights under their earlier names, with what older files hold -> the same vectors"""
     part, path, _ = WEIGHTS["text encoder"]
     positions = {"text_model.embeddings.position_ids": torch.arange(32)[None]}
     rewritten(hub, part, path, lambda tensors: tensors | positions)
@@ -169,6 +173,7 @@ def with_earlier_names(tensors):
 
 @pytest.mark.parametrize("which", WEIGHTS)
 def test_a_flipped_byte_of_cached_weights_is_found_before_anything_is_loaded(hub, which, configured):
+    """a flipped byte in cached weights -> refused by its hash before anything is loaded"""
     part, path, _ = WEIGHTS[which]
     blob = (hub[part] / path).resolve()
     content = bytearray(blob.read_bytes())
@@ -181,6 +186,7 @@ def test_a_flipped_byte_of_cached_weights_is_found_before_anything_is_loaded(hub
 @pytest.mark.parametrize("left", [0, 4, 1000, -1])
 @pytest.mark.parametrize("which", WEIGHTS)
 def test_cut_weights_are_refused_with_the_folder_and_the_remedy(hub, which, left):
+    """weights cut at 0, 4 or 1,000 bytes or by one -> refused with the folder and what to do"""
     part, path, _ = WEIGHTS[which]
     (hub[part] / path).resolve().write_bytes((hub[part] / path).read_bytes()[:left])
     with pytest.raises(ModelUnavailable, match=f"{re.escape(str(hub[part]))}.* cannot be loaded .*fetch them again"):
@@ -203,6 +209,7 @@ CONFIGURATIONS = [
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00"], ids=["empty", "cut", "a list", "no text"])
 @pytest.mark.parametrize("part, path", CONFIGURATIONS)
 def test_a_damaged_configuration_is_one_sentence(hub, part, path, content):
+    """configurations and tokenizers that are empty, cut, a list or no text -> refused in one sentence"""
     (hub[part] / path).resolve().write_bytes(content)
     with pytest.raises(ModelUnavailable, match=f"{re.escape(str(hub[part]))}.* cannot be loaded .*fetch them again$"):
         LOADERS[part](hub[part])
@@ -226,6 +233,7 @@ EVERY_FILE = [
 
 @pytest.mark.parametrize("part, path", EVERY_FILE)
 def test_every_file_that_is_read_counts_in_identity_and_run(hub, part, path, configured):
+    """a byte more in any file that is read -> another identity and another run"""
     before = configured("cached")
     link = hub[part] / path
     content = link.read_bytes()
@@ -241,6 +249,7 @@ def test_every_file_that_is_read_counts_in_identity_and_run(hub, part, path, con
 
 
 def test_another_scaling_factor_of_the_embedded_models_is_another_run(tmp_path, monkeypatch, configured):
+    """another scaling factor of the embedded models -> another run"""
     shutil.copytree(MINI, tmp_path / "mini")
     monkeypatch.setattr(models, "MINI", tmp_path / "mini")
     source = replace(models.DIFFUSION["mini"], folder=tmp_path / "mini" / "stable-diffusion")
@@ -253,12 +262,14 @@ def test_another_scaling_factor_of_the_embedded_models_is_another_run(tmp_path, 
 
 
 def test_a_tokenizer_that_lies_beside_the_listed_files_counts_too(hub, configured):
+    """a tokenizer's file that nothing lists -> another run"""
     before = configured("cached")
     (hub["clip"] / "added_tokens.json").write_text('{"cat": 3}')
     assert configured("cached")["hash"] != before["hash"]
 
 
 def test_what_no_library_reads_does_not_count(hub, configured):
+    """files that no library reads -> the same run"""
     before = configured("cached")
     for name in ("README.md", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors"):
         (hub["diffusion"] / name).write_bytes(b"anything")
@@ -266,6 +277,7 @@ def test_what_no_library_reads_does_not_count(hub, configured):
 
 
 def test_a_worker_with_other_files_than_the_run_was_set_up_with_does_not_load_them(hub):
+    """a worker whose files are others than the run's -> refused there"""
     chosen = ModelSet("cached", "cpu")
     known = chosen.identity
     sent = pickle.loads(pickle.dumps(chosen))  # as Ray sends it
@@ -277,6 +289,7 @@ def test_a_worker_with_other_files_than_the_run_was_set_up_with_does_not_load_th
 
 
 def test_files_are_read_for_their_hash_once_a_process(hub, monkeypatch):
+    """a model set's identity asked for twice -> its files are read once"""
     ModelSet("cached", "cpu").identity  # noqa: B018
     monkeypatch.setattr(hashlib, "file_digest", None)  # fails if it is called
     assert ModelSet("cached", "cpu").identity
@@ -303,6 +316,7 @@ CODE = [
 def test_code_that_a_configuration_names_is_refused_not_run_and_not_asked_about(
     hub, tmp_path, monkeypatch, part, path, auto, key, kind
 ):
+    """configurations that name code of their own, beside it -> refused, not run, not asked about"""
     asked, mark, file = [], tmp_path / "mark", hub[part] / path
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
     (file.parent / f"{tmp_path.name}.py").write_text(f"open({str(mark)!r}, 'w')\nclass Hostile: pass\n")
@@ -317,6 +331,7 @@ def test_code_that_a_configuration_names_is_refused_not_run_and_not_asked_about(
 
 
 def test_transformers_is_told_not_to_run_code_wherever_it_may_read_a_configuration(hub, monkeypatch):
+    """every loader of transformers, watched -> each is told not to run a repository's code"""
     told = []
     for kind in (AutoProcessor, AutoTokenizer, AutoModelForImageTextToText, CLIPTextModel, CLIPTokenizer):
 
@@ -337,6 +352,7 @@ def test_transformers_is_told_not_to_run_code_wherever_it_may_read_a_configurati
 
 
 def test_a_clip_whose_text_tower_is_in_another_repository_is_refused(hub):
+    """a CLIP whose text tower lies in another repository -> refused"""
     path = hub["clip"] / "open_clip_config.json"
     about = json.loads(path.read_text())
     about["model_cfg"]["text_cfg"]["hf_model_name"] = "hostile/tower"

@@ -537,7 +537,9 @@ class Runs(Reader):
             row = json.loads(of_row.read_bytes())
             row.pop("row_sha256")
             of_row.write_text(sealed(row | label_map_hash(content)))
-        reads = [functools.partial(self.read_row, self.run, one, self.digest) for one in self.dataset.ids]
+        reads = [
+            functools.partial(self.read_row, self.run, self.dataset, i, self.digest) for i in range(len(self.dataset))
+        ]
         maps = [functools.partial(self.stored_labels, self.run, one) for one in self.dataset.ids]
         going_on = functools.partial(self.evaluate, self.dataset, self.method, self.run, batch_size=2)
         self.each(*reads, *maps, lambda: self.verify(self.run, self.dataset), self.reported, going_on)

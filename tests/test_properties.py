@@ -504,7 +504,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.integers(0), st.integers(1, 255))
 def test_a_sealed_row_is_read_as_it_was_and_changed_not_at_all(content, where, change):
     assume("row_sha256" not in content)
-    row = content | dict(run="digest") | label_map_hash(b"a map")
+    row = content | dict(id="one", run="digest", files="content") | label_map_hash(b"a map")
     row.pop("failed", None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -513,17 +513,20 @@ def test_a_sealed_row_is_read_as_it_was_and_changed_not_at_all(content, where, c
         path, text = folder / "images/one.json", sealed(row).encode()
         path.write_bytes(text)
         (folder / "labels/one.png").write_bytes(b"a map")
-        assert read_row(folder, "one", "digest") == row and read_row(folder, "one", "another") is None
+        assert (
+            read_row(folder, "one", "digest", "content") == row
+            and read_row(folder, "one", "another", "content") is None
+        )
         spoiled = bytearray(text)
         spoiled[where % len(text)] ^= change
         path.write_bytes(spoiled)
-        found = read_row(folder, "one", "digest")
+        found = read_row(folder, "one", "digest", "content")
         assert found is None or found == row  # 1e5 and 1E5 are one number
         path.write_bytes(text[: where % len(text)])
-        assert read_row(folder, "one", "digest") is None
+        assert read_row(folder, "one", "digest", "content") is None
         path.write_bytes(text)
         (folder / "labels/one.png").write_bytes(b"another")
-        assert read_row(folder, "one", "digest") is None
+        assert read_row(folder, "one", "digest", "content") is None
 
 
 @always

@@ -162,9 +162,8 @@ def _work(
     done, tried, failures = set(), set(), 0
     running = np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
     ours = set(mine)
-    dataset.contents(wanted)  # all at once here, then remembered
-    for i in wanted:
-        row = read_row(folder, dataset, i, digest, not_whole if i in ours else None)
+    for i, content in zip(wanted, dataset.contents(wanted)):
+        row = read_row(folder, dataset.ids[i], digest, content, not_whole if i in ours else None)
         if row is not None and "failed" not in row:
             done.add(i)
             running += dense(row.get("counts", ()), len(dataset.vocabulary))

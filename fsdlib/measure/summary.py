@@ -142,20 +142,20 @@ def label_map_hash(content: bytes) -> dict[str, str]:
 
 
 def read_row(
-    folder: Path, dataset: Dataset, index: int, digest: str, not_whole: list[Path] | None = None
+    folder: Path, image_id: str, digest: str, content: str, not_whole: list[Path] | None = None
 ) -> dict | None:
     """An image's row, or None where it is not done: where its row, its label map or its timings are not whole.
 
-    Not whole is a row that is cut, changed, of another configuration or of another picture or mask than the dataset now
-    has, a label map that is missing or other than the row says, and timings that are cut. Such files are added to
+    content: of the image's files, as `Dataset.content` says it now. Not whole is a row that is cut, changed, of another
+    configuration or of other files, a label map that is missing or other than the row says, and timings that are cut. Such files are added to
     `not_whole`.
     """
-    of_row, *others = files_of(folder, dataset.ids[index])
+    of_row, *others = files_of(folder, image_id)
     row = read_record(of_row)
     if row is None and not of_row.exists():
         return None
     fault = of_row if row is None else first_not_whole(row, digest, of_row, *others)
-    if fault is None and row and row.get("files") == dataset.content(index):
+    if fault is None and row and row.get("files") == content:
         return row
     if not_whole is not None:
         not_whole.append(fault or of_row)
@@ -311,7 +311,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     The files are written where all of those are there, but never over a summary of this configuration that is over more
     images.
     """
-    rows = (read_row(folder, dataset, i, settings["hash"]) for i in wanted)
+    rows = (read_row(folder, dataset.ids[i], settings["hash"], dataset.content(i)) for i in wanted)
     found, files = gathered(folder, dataset, rows, settings)
     if found.finished and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
         for name, content in files.items():

@@ -490,6 +490,7 @@ class Runs(Reader):
         self.method = Named()
         self.dataset = open_dataset("folder", write_pictures(folder / "pictures", ("p0", "p1", "p2")))
         self.digest = configuration(self.dataset, self.method)["hash"]
+        self.contents = dict(zip(self.dataset.ids, self.dataset.contents(range(3))))
         self.run = folder / "runs" / "run"
         evaluate(self.dataset, self.method, self.run, batch_size=2)
         timing = json.dumps(dict(batch=2, seconds=dict(look=0.1), memory_mib=100))
@@ -503,10 +504,12 @@ class Runs(Reader):
         for where, content in self.files.items():
             if where.endswith(".json"):
                 known = json.loads(content)
-                words = dict(hash="@run", run="@run", row_sha256="@seal", label_map="@label map", scoring="@")
+                words = dict(
+                    hash="@run", run="@run", row_sha256="@seal", label_map="@label map", scoring="@", files="@files"
+                )
                 content = json.dumps(known | {key: word for key, word in words.items() if key in known}).encode()
             made.append((where, content))
-        failed = dict(id="p1", run="@run", failed="ValueError: a reason", row_sha256="@seal")
+        failed = dict(id="p1", run="@run", files="@files", failed="ValueError: a reason", row_sha256="@seal")
         made.append(("runs/run/images/p1.json", json.dumps(failed).encode()))
         made.append(("runs/run/.running/0-of-1.json", json.dumps(dict(process=1, host="h", shard="0/1")).encode()))
         return made
@@ -523,6 +526,7 @@ class Runs(Reader):
         for path, valid in self.files.items():
             self.write(path, valid)
         content = content.replace(b"@run", self.digest.encode())
+        content = content.replace(b"@files", self.contents.get(Path(where).stem, "").encode())
         labels = self.run / "labels" / Path(where).with_suffix(".png").name
         if b"@label map" in content and labels.is_file():
             content = content.replace(b"@label map", label_map_hash(labels.read_bytes())["label_map"].encode())
@@ -538,7 +542,8 @@ class Runs(Reader):
             row.pop("row_sha256")
             of_row.write_text(sealed(row | label_map_hash(content)))
         reads = [
-            functools.partial(self.read_row, self.run, self.dataset, i, self.digest) for i in range(len(self.dataset))
+            functools.partial(self.read_row, self.run, one, self.digest, content)
+            for one, content in self.contents.items()
         ]
         maps = [functools.partial(self.stored_labels, self.run, one) for one in self.dataset.ids]
         going_on = functools.partial(self.evaluate, self.dataset, self.method, self.run, batch_size=2)

@@ -119,8 +119,9 @@ def run(dataset, method, tmp_path):
     return evaluate(dataset, method, tmp_path / "run", batch_size=2).folder
 
 
-def digest(run):
-    return json.loads((run / "run.json").read_text())["hash"]
+def found(run, dataset, i):
+    digest = json.loads((run / "run.json").read_text())["hash"]
+    return read_row(run, dataset.ids[i], digest, dataset.content(i))
 
 
 def test_a_row_under_another_images_name_is_not_taken_and_is_named(run, dataset, method, contents):
@@ -128,7 +129,7 @@ def test_a_row_under_another_images_name_is_not_taken_and_is_named(run, dataset,
     before = contents(run)
     for folder, ending in (("images", "json"), ("labels", "png")):
         (run / folder / f"p1.{ending}").write_bytes((run / folder / f"p0.{ending}").read_bytes())
-    assert read_row(run, "p0", digest(run)) is not None and read_row(run, "p1", digest(run)) is None
+    assert found(run, dataset, 0) is not None and found(run, dataset, 1) is None
     assert "images/p1.json: missing, or not as it was written" in verify(run, dataset)
     evaluate(dataset, method, run, batch_size=2)
     assert contents(run) == before
@@ -165,6 +166,6 @@ def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, datas
 def test_timings_of_another_form_count_as_cut(timing, run, dataset, method, contents):
     before = contents(run)
     (run / "timings/p2.json").write_text(json.dumps(timing))
-    assert read_row(run, "p2", digest(run)) is None
+    assert found(run, dataset, 2) is None
     evaluate(dataset, method, run, batch_size=2)
     assert contents(run) == before and json.loads((run / "timings/p2.json").read_text())["seconds"] == dict(look=0.1)

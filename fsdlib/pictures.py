@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # what counts as a picture in a folder
+UNREAD = (".avif", ".heic", ".heif", ".j2k", ".jp2", ".jpx", ".jxl")  # pictures too, of kinds that are not read
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # of those that Pillow knows, some run other programs
 LARGEST = 150_000_000  # pixels: 12,000 x 9,000 is read
 
@@ -19,13 +21,18 @@ _OF_PROFILE = {"GRAY": ("1", "L", "LA", "La"), "CMYK": ("CMYK",), "RGB": tuple(m
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """The pictures that lie directly in a folder, by name, without hidden ones.
+    """The pictures that lie directly in a folder, by name, without hidden ones; those of other kinds are named in a warning.
 
     >>> from fsdlib.project import MINI
     >>> in_folder(MINI)
     []
     """
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    seen = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if unread := [shown(path.name) for path in seen if path.suffix.lower() in UNREAD]:
+        said = f"{', '.join(unread[:3])}{', ...' if len(unread) > 3 else ''}"
+        told = f"{len(unread)} pictures in {shown(folder)} are of kinds that are not read: save them as PNG or JPEG ({said})"
+        warnings.warn(told, stacklevel=2)
+    return [path for path in seen if path.suffix.lower() in SUFFIXES]
 
 
 def shown(path: Path | str) -> str:

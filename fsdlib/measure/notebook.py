@@ -24,7 +24,7 @@ _SWITCHES = ("CENTRE_CROPS", "REPLACE")
 VARIABLES = (*_TEXTS, *_NUMBERS, *_SWITCHES)
 _DEFAULTS = dict(MODELS="mini", RECIPE="paper", DATASET="scenes", LIMIT="0")
 _SENTENCES = (  # errors that say all there is to say
-    "EvaluationFailed FileNotFoundError FolderInUse ImportError IncompleteDataset ModelUnavailable ValueError".split()
+    "ConnectionError EvaluationFailed FileNotFoundError FolderInUse ImportError IncompleteDataset ModelUnavailable ValueError".split()
 )
 
 

@@ -4,15 +4,18 @@ On one machine Ray is started for the run. On a cluster, start Ray on every node
 `ray start --address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the
 dataset and the models' cache must be at the same paths on all of them, on storage that all see, and every node needs the
 project installed at the same version. A worker that is killed, or that hangs, is started anew and its batch done again.
+Where a node has a token (~/.ray/auth_token, which Ray makes when it first starts by itself), `ray start` asks everyone for
+the same one.
 """
 
 import faulthandler
 import json
 import math
 import os
+import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -22,6 +25,7 @@ from fsdlib.measure.worker import Worker
 from fsdlib.models import ModelUnavailable
 
 HANGS = 2  # of workers on one batch, after which its images have failed
+ATTEMPTS = 3  # to start Ray on this machine, which a busy one may be too slow for
 
 
 class Actor:
@@ -112,21 +116,60 @@ def on_ray(
 
 @contextmanager
 def _cluster(ray, workers: int):
-    """The cluster that RAY_ADDRESS names or that is there; else one on this machine, which ends with the run."""
+    """The cluster that this process is connected to or that RAY_ADDRESS names; else one on this machine, for the run."""
     if ray.is_initialized():
         yield
         return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _start(ray, workers)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(ray, workers: int) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start one on this machine.
+
+    Raises ConnectionError where there is none to be had.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # workers without a GPU share keep seeing what this process sees
     options = dict(log_to_driver=False, logging_level="ERROR", configure_logging=True)
-    if not os.environ.get("RAY_ADDRESS"):
-        options |= dict(num_cpus=workers, num_gpus=torch.cuda.device_count(), include_dashboard=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ray.init(**options)
+    if address := os.environ.get("RAY_ADDRESS"):
+        # `ray start` asks for a token wherever it finds one, and an address that is named is not shown it unasked
+        with suppress(ImportError):
+            from ray._private.authentication import authentication_token_setup as tokens
+
+            tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         try:
-            yield
-        finally:
+            host, _, port = address.rpartition(":")
+            if host and "/" not in host and port.isdecimal():  # Ray itself tries for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            ray.init(**options)
+        except Exception as error:  # Ray has several for it
+            raise ConnectionError(
+                f"Ray cannot reach the cluster that RAY_ADDRESS names, {address} ({_first_line(error)}): see that it runs, and "
+                f"that all its nodes and this one have the same token, or each RAY_AUTH_MODE=disabled (here "
+                f"{os.environ.get('RAY_AUTH_MODE', 'no RAY_AUTH_MODE')})"
+            ) from error
+        return
+    options |= dict(num_cpus=workers, num_gpus=torch.cuda.device_count(), include_dashboard=False)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(address="local", **options)  # and no cluster that somebody else has here
+            return
+        except Exception as error:  # one that took too long has no class of its own
             ray.shutdown()
+            if attempt == ATTEMPTS:
+                raise ConnectionError(
+                    f"Ray did not start on this machine, {ATTEMPTS} times ({_first_line(error)}): try again when it is less "
+                    f"busy, or take fewer workers or engine 'local'"
+                ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -142,7 +142,7 @@ def test_a_run_without_scores_is_left_out_in_one_line(dataset, tmp_path):
 @pytest.fixture
 def followed(dataset, tmp_path):
     """What the worked example prints, done to the letter in a folder of its own."""
-    program = re.search("```python\n(.*?)```", (ROOT / "docs/OWN_METHOD.md").read_text(), re.S)[1]
+    program = re.search("```python\n(.*?)```", (ROOT / "docs/YOUR_OWN.md").read_text(), re.S)[1]
     dataset.root.rename(tmp_path / "my-pictures")
     environment = os.environ | dict(PYTHONPATH=str(ROOT), MPLBACKEND="agg")
     answer = subprocess.run(
@@ -170,9 +170,7 @@ def test_the_worked_example_goes_from_a_function_to_the_report(followed, tmp_pat
 
 @pytest.mark.slow
 def test_the_reports_notebook_shows_a_method_of_ones_own(followed, tmp_path):
-    line = next(
-        line for line in (ROOT / "docs/OWN_METHOD.md").read_text().splitlines() if line.startswith("    python")
-    )
+    line = next(line for line in (ROOT / "docs/YOUR_OWN.md").read_text().splitlines() if line.startswith("    python"))
     _, _, module, notebook, *rest = shlex.split(line)
     command = [sys.executable, "-m", module, str(ROOT / notebook), *rest]
     answer = subprocess.run(

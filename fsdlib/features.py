@@ -386,7 +386,8 @@ class UNetFeatures(Features):
     timestep: NonNegativeInt = Field(0, le=999, description="at which the latent is noised, 0 to 999")
     prompt: str = Field("", description="what conditions the UNet; the paper gives it nothing")
     noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
-    grid: PositiveInt = Field(32, description="cells a side that all maps are resized to, bilinearly")
+    # a channel of 256 x 256 cells takes 256 KiB, and a model has thousands
+    grid: PositiveInt = Field(32, le=256, description="cells a side that all maps are resized to, bilinearly")
     normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:

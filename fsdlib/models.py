@@ -39,6 +39,7 @@ from transformers import (
 
 from fsdlib.project import MINI
 
+ANSWERED_WITHIN = 20  # seconds that the hub has for its first answer; its client waits minutes, file by file
 REHEARSAL = "REHEARSAL.txt"  # lies in a cache of random numbers (fsdlib.world.rehearsal), never in one of real models
 
 
@@ -199,6 +200,8 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     problem = "it is not in the cache"
     for only_cached in (True, False) if download else (True,):
         try:
+            if not only_cached:
+                huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=ANSWERED_WITHIN)
             folder = Path(
                 huggingface_hub.snapshot_download(
                     source.repository,
@@ -211,7 +214,7 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
         # RuntimeError comes from its second way of fetching, Xet
         except (HTTPError, OSError, RuntimeError) as error:
             if not only_cached:
-                problem = f"the hub cannot be reached or refuses ({type(error).__name__})"
+                problem = f"the hub cannot be reached, gives no answer or refuses ({type(error).__name__})"
             continue
         if all((folder / name).exists() for name in source.files):
             own = dict(repository=source.repository, revision=source.revision, commit=folder.name)

@@ -159,6 +159,8 @@ def segment_batch(
     known: Sequence[Sequence[int] | None] = [None] * len(images) if present is None else present
     if len(known) != len(images):
         raise ValueError(f"present is of {len(known)} pictures, and there are {len(images)}: give the labels of each")
+    for labels in known:
+        recipe.vocabulary.check(vocabulary, labels)
     return [
         segment_perceived(image, perception, models, recipe, vocabulary, seed, labels)
         for image, perception, labels in zip(images, perceive(images, models, recipe, seed), known, strict=True)

@@ -243,6 +243,9 @@ class Choices:
 class VocabularyMode(Choice):
     """What the method is told of the classes, thus which names a mask may have."""
 
+    def check(self, vocabulary: Vocabulary | None, present: Sequence[int] | None = None) -> None:
+        """Raise ValueError where the mode needs what is not given, or is given what cannot be: before any model works."""
+
     def choices(
         self,
         found: Sequence[Word],
@@ -256,7 +259,7 @@ class VocabularyMode(Choice):
 
         vocabulary: the class list, None where there is none. background_names: names that stand for background; they
         count unless the class list says that there is none. present: the labels truly there, which only a benchmark
-        knows. wording: how the class list is put in words. Raises ValueError where the mode needs what is not given.
+        knows. wording: how the class list is put in words. Raises ValueError where `check` does.
         """
         raise NotImplementedError
 
@@ -289,7 +292,7 @@ class _Listed(VocabularyMode):
             texts, of_texts, eligible, vocabulary.names, tuple(chosen), expected, vocabulary, background_names
         )
 
-    def _needs(self, vocabulary: Vocabulary | None) -> None:
+    def check(self, vocabulary, present=None) -> None:
         if vocabulary is None:
             raise ValueError(
                 f"vocabulary mode {self.kind!r} chooses from a class list: pass a vocabulary, or take the mode 'open'"
@@ -300,6 +303,9 @@ class Closed(_Listed):
     """The class list is given; the caption says which of its classes are present. Without a list the same as `Open`."""
 
     kind: Literal["closed"] = "closed"
+
+    def check(self, vocabulary, present=None) -> None:
+        """It needs nothing."""
 
     def choices(
         self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
@@ -319,7 +325,7 @@ class Given(_Listed):
     def choices(
         self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
     ) -> Choices:
-        self._needs(vocabulary)
+        self.check(vocabulary)
         chosen = candidates(found, vocabulary, diffusion, wording)
         # a whole class list says nothing about how much is to be told apart in this picture, its caption does
         expected = len(_present(chosen))
@@ -331,10 +337,8 @@ class Oracle(_Listed):
 
     kind: Literal["oracle"] = "oracle"
 
-    def choices(
-        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
-    ) -> Choices:
-        self._needs(vocabulary)
+    def check(self, vocabulary, present=None) -> None:
+        super().check(vocabulary)
         if present is None:
             raise ValueError(
                 "vocabulary mode 'oracle' needs the labels truly present: pass present, or take another mode where the "
@@ -345,6 +349,11 @@ class Oracle(_Listed):
                 raise ValueError(
                     f"present holds {label!r}: the labels of this class list are 1 to {len(vocabulary) - 1}"
                 )
+
+    def choices(
+        self, found, vocabulary, diffusion, background_names=(), present=None, wording=CLASS_STRINGS
+    ) -> Choices:
+        self.check(vocabulary, present)
         chosen, labels = candidates(found, vocabulary, diffusion, wording), sorted(set(present))
         return self._among(labels, len(labels), chosen, vocabulary, background_names, wording)
 

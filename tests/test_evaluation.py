@@ -246,9 +246,7 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
     root = write_scenes(tmp_path / "scenes", val=SCENES, side=96)
     picture = root / "JPEGImages" / "val_000002.jpg"
     whole = picture.read_bytes()
-    picture.write_bytes(
-        whole[:200] + bytes(len(whole) - 200)
-    )  # of the same length, so that the dataset's fingerprint stays
+    picture.write_bytes(whole[:200] + bytes(len(whole) - 200))
     damaged = open_dataset("scenes", root)
     found = evaluate(damaged, paper, tmp_path / "run", batch_size=2, tolerated_failures=0.3)
     assert (
@@ -263,7 +261,7 @@ def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, t
     picture.write_bytes(whole)
     mended = evaluate(damaged, paper, tmp_path / "run", batch_size=2)
     assert mended.summary["failed"] == {} and mended.summary["images"] == SCENES and mended.summary["complete"]
-    assert agreement(run, mended, dataset.ids) > 0.999  # val_000003 ran alone
+    assert agreement(run, mended, dataset.ids) == 1  # val_000003 too, which first ran alone
 
 
 class Stubborn(FreeSegDiff):
@@ -339,7 +337,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Numbers(Dataset):
-    fingerprint = "numbers"
+    def content(self, i):
+        return str(i)
 
     def image(self, i):
         return np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)

@@ -105,7 +105,7 @@ def test_offline_the_command_ends_in_one_sentence_with_model_revision_and_comman
         runpy.run_module("fsdlib.models", run_name="__main__")
     source = DIFFUSION["sd14"]
     assert re.fullmatch(
-        f"error: model {source.repository} at revision {source.revision} cannot be loaded since the hub cannot be reached or refuses "
+        f"error: model {source.repository} at revision {source.revision} cannot be loaded since the hub cannot be reached, gives no answer or refuses "
         r"\(\w+\): run `make fetch MODELS=sd14` where there is a network",
         ended.value.code,
     )
@@ -169,7 +169,7 @@ def dropping_hub(request, monkeypatch):
 def test_a_hub_that_drops_the_connection_midway_gives_the_same_sentence(cache, dropping_hub):
     with pytest.raises(
         ModelUnavailable,
-        match=r"timm/.*the hub cannot be reached or refuses \(RemoteProtocolError\): run `make fetch MODELS=sd14`",
+        match=r"timm/.*the hub cannot be reached, gives no answer or refuses \(RemoteProtocolError\): run `make fetch MODELS=sd14`",
     ):
         locate(dropping_hub, "MODELS=sd14")
 

@@ -27,7 +27,13 @@ from fsdlib.measure.summary import OF_IMAGES, OF_THE_RUN, RUNNING, files_of, kee
 
 PATIENCE = 300  # seconds that another run may take to enter or leave the folder: a replacement deletes file by file
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of a file system, as flock says it
-OURS = ("*.lock", "*.held", "*.json", ".*.????????")  # in RUNNING: locks, who has them, what is being written
+OURS = (
+    "*.lock",
+    "*.held",
+    "*.json",
+    "*.begun",
+    ".*.????????",
+)  # in RUNNING: locks, who has them, what is being written
 
 
 class FolderInUse(RuntimeError):
@@ -53,7 +59,7 @@ def claimed(folder: Path, root: Path, settings: dict, replace: bool, part: int, 
         if replaced:
             _delete(folder)
         if read_record(folder / "run.json") is None:
-            keep(folder, folder / "run.json", json.dumps(settings, indent=1))
+            keep(folder, folder / "run.json", json.dumps(settings, indent=1, allow_nan=False))
         lock = _acquire(own.with_suffix(".lock"), timeout=0)
         own.write_text(json.dumps(dict(process=os.getpid(), host=platform.node(), shard=f"{part}/{parts}")))
     try:

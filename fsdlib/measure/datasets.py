@@ -178,11 +178,20 @@ class Dataset:
         """A hash of every byte in an image's files, read once in a process and again when their size or time changed."""
         return _sha256([self._hash(path) for path in self._files(index)])
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of which images the split has, what their values mean, and every byte in them, when it is first asked for."""
+    def contents(self, indices: Iterable[int]) -> list[str]:
+        """`content` of each of these images, read side by side."""
         with ThreadPoolExecutor() as pool:
-            return _sha256([*self._meaning(), *pool.map(self.content, range(len(self)))])
+            return list(pool.map(self.content, indices))
+
+    @cached_property
+    def selection(self) -> str:
+        """A hash of which images the split has and what the values in their files mean; no file is read for it."""
+        return _sha256(self._meaning())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of which images the split has, what their values mean, and every byte in their files as they are now."""
+        return _sha256([self.selection, *self.contents(range(len(self)))])
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:

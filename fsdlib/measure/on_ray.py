@@ -3,20 +3,25 @@
 On one machine Ray is started for the run. On a cluster, start Ray on every node (`ray start --head`, then
 `ray start --address=HEAD:6379`) and set RAY_ADDRESS for the run: its actors spread over the nodes. The output folder, the
 dataset and the models' cache must be at the same paths on all of them, on storage that all see, and every node needs the
-project installed at the same version. A worker that is killed is started anew and its batch done again.
+project installed at the same version. A worker that is killed, or that hangs, is started anew and its batch done again.
 """
 
+import faulthandler
 import json
 import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from fsdlib.measure.summary import RUNNING, keep, read_record
 from fsdlib.measure.worker import Worker
 from fsdlib.models import ModelUnavailable
+
+HANGS = 2  # of workers on one batch, after which its images have failed
 
 
 class Actor:
@@ -26,23 +31,54 @@ class Actor:
     come out wrapped in Ray's own.
     """
 
-    def __init__(self, arguments: tuple):
-        self.worker = Worker(*arguments)
+    def __init__(self, arguments: tuple, batch_seconds: int):
+        self.worker, self.batch_seconds = Worker(*arguments), batch_seconds
 
     def __call__(self, item: dict) -> dict:
         batch, missing = json.loads(item["work"])
+        begun = self.worker.folder / RUNNING / f"{batch[0]}.begun"
+        hangs, notes = self._hangs(begun), []
+        if hangs:
+            notes.append(f"a worker was given up after {self.batch_seconds} s with images {batch[0]} to {batch[-1]}")
         try:
-            return dict(result=json.dumps(self.worker(batch, missing)), unavailable="")
+            if hangs < HANGS:
+                rows, own = self._within_its_time(batch, missing)
+            else:
+                reason = f"{hangs} workers took more than {self.batch_seconds} s for its batch: raise batch_seconds, or find out why"
+                rows, own = self.worker.give_up(missing, TimeoutError(reason)), []
         except ModelUnavailable as error:
             return dict(result="", unavailable=str(error))
+        begun.unlink(missing_ok=True)
+        return dict(result=json.dumps((rows, notes + own)), unavailable="")
+
+    def _within_its_time(self, batch: list[int], missing: list[int]) -> tuple[list[dict], list[str]]:
+        """The worker's results; where they take too long this process ends, and Ray hands the batch to another."""
+        # a thread of the interpreter's own, which needs no lock that native code may hang in; 2: the process's own stderr
+        faulthandler.dump_traceback_later(self.batch_seconds, exit=True, file=2)
+        try:
+            return self.worker(batch, missing)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _hangs(self, begun: Path) -> int:
+        """How many workers have hung in this batch; notes that another begins. A killed one did not use up its time."""
+        before = read_record(begun)
+        since = begun.stat().st_mtime if before else 0.0
+        hangs = before["hangs"] if before else 0
+        keep(self.worker.folder, begun, json.dumps(dict(hangs=hangs)))
+        if before and begun.stat().st_mtime - since >= self.batch_seconds:  # both by the clock of the folder's disk
+            hangs += 1
+            keep(self.worker.folder, begun, json.dumps(dict(hangs=hangs)))
+        return hangs
 
 
 def on_ray(
-    arguments: tuple, work: list[tuple[list[int], list[int]]], workers: int
+    arguments: tuple, work: list[tuple[list[int], list[int]]], workers: int, batch_seconds: int = 3600
 ) -> Iterator[tuple[list[dict], list[str]]]:
     """What `Worker(*arguments)` returns for each piece of work, as it comes, from `workers` actors.
 
-    On a machine with GPUs the actors share them evenly. Raises ImportError where ray is not installed, and
+    On a machine with GPUs the actors share them evenly. One that takes more than `batch_seconds` for a piece is given up
+    and the piece done again, once; then its images have failed. Raises ImportError where ray is not installed, and
     ModelUnavailable as the workers do.
     """
     try:
@@ -62,7 +98,7 @@ def on_ray(
         items = ray.data.from_items([dict(work=json.dumps(piece)) for piece in work], override_num_blocks=len(work))
         results = items.map(
             Actor,  # type: ignore[arg-type]  # Ray takes a class whose objects are called, as its documentation says
-            fn_constructor_args=(arguments,),
+            fn_constructor_args=(arguments, batch_seconds),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
             num_gpus=share,

@@ -5,8 +5,8 @@ belongs to one configuration and refuses another, and a second run at the same t
 by batches of neighbouring images, always the same ones, so that order, the number of workers and the split into shards
 change nothing; only another batch size may change rounding. What is cut, changed or missing counts as not done.
 
-    images/ID.json    what was found and counted in one image; written last, so that it stands for the whole, with a hash
-                      of itself and one of the label map
+    images/ID.json    what was found and counted in one image; written last, so that it stands for the whole, with hashes of
+                      itself, of the label map, and of the picture and mask it is of: where those are changed, it is not done
     labels/ID.png     its label map, a palette PNG
     timings/ID.json   seconds of every stage, which batch it was in: the one thing that differs from run to run
     summary.json, images.csv, objects.csv, confusion.csv, mapping.csv, timing.json
@@ -27,7 +27,7 @@ from fsdlib.measure import scores, worker
 from fsdlib.measure.claim import claimed
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.segmenters import Segmenter
-from fsdlib.measure.summary import RECORDS, Evaluation, dense, gather, read_record, read_row
+from fsdlib.measure.summary import RECORDS, Evaluation, dense, files_of, gather, read_record, read_row
 
 
 class EvaluationFailed(RuntimeError):
@@ -35,7 +35,10 @@ class EvaluationFailed(RuntimeError):
 
 
 def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict:
-    """All that a run's results depend on, the stages' own source included, and the hash of it."""
+    """All that a run's results depend on but the pictures and masks, the stages' own source included, and the hash of it.
+
+    Raises ValueError for NaN and infinity, which JSON has not.
+    """
     # what rows are made by; a summary is made anew each time
     own = "".join(inspect.getsource(module) for module in (scores, worker)).encode()
     content = dict(
@@ -44,6 +47,11 @@ def configuration(dataset: Dataset, segmenter: Segmenter, seed: int = 0) -> dict
         scoring=hashlib.sha256(own).hexdigest(),
         **segmenter.configuration(),
     )
+    for name, value in content.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"{name} is {value}: a configuration holds finite numbers alone") from error
     return content | dict(hash=configuration_hash(content))
 
 
@@ -64,8 +72,8 @@ def of_dataset(dataset: Dataset) -> dict:
         dataset=dataset.name,
         split=dataset.split,
         centre_crops=dataset.centre_crops,
-        files=dataset.fingerprint,
         class_list=hashlib.sha256(classes).hexdigest(),
+        selection=dataset.selection,
     )
 
 
@@ -82,6 +90,7 @@ def evaluate(
     shard: str = "0/1",
     tolerated_failures: float = 0.01,
     threads: int = 1,
+    batch_seconds: int = 3600,
 ) -> Evaluation:
     """Segment the dataset's first `limit` images (all by default) and score them; results are kept under `folder`.
 
@@ -89,7 +98,8 @@ def evaluate(
     runs in this process, "ray" in `workers` processes on this machine or a Ray cluster (see `fsdlib.measure.on_ray`).
     shard: "i/n" does every n-th batch from the i-th, for array jobs; whichever shard finds all images done writes the
     summary.
-    threads: of the CPU, a worker; more are faster but another number may change rounding. An image that fails has a row
+    threads: of the CPU, a worker; more are faster but another number may change rounding. batch_seconds: after so many a
+    worker of Ray is given up, with its models' loading for the first, and its batch done again by another. An image that fails has a row
     with its reason and is tried again when the run is; more than the share `tolerated_failures` raise EvaluationFailed
     at the end.
 
@@ -99,7 +109,17 @@ def evaluate(
     cannot be loaded.
     """
     check_settings(
-        limit, seed, batch_size, replace, engine, workers, shard, tolerated_failures, threads, images=len(dataset)
+        limit,
+        seed,
+        batch_size,
+        replace,
+        engine,
+        workers,
+        shard,
+        tolerated_failures,
+        threads,
+        batch_seconds,
+        images=len(dataset),
     )
     folder, settings = Path(folder), configuration(dataset, segmenter, seed)
     part, parts = _shard(shard)
@@ -114,7 +134,7 @@ def evaluate(
     cut = [folder / name for name in RECORDS if (folder / name).exists() and read_record(folder / name) is None]
     with claimed(folder, dataset.root, settings, replace, part, parts):
         arguments = (dataset, segmenter, folder, settings["hash"], seed, threads)
-        _work(arguments, batches, wanted, cut, engine, workers, settings.get("vocabulary_mode", ""))
+        _work(arguments, batches, wanted, cut, engine, workers, batch_seconds, settings.get("vocabulary_mode", ""))
         run = gather(folder, dataset, wanted, settings)
     failed = run.summary["failed"]
     if run.finished and len(failed) > tolerated_failures * len(wanted):
@@ -127,33 +147,51 @@ def evaluate(
 
 
 def _work(
-    arguments: tuple, batches: list[range], wanted: range, not_whole: list[Path], engine: str, workers: int, mode: str
+    arguments: tuple,
+    batches: list[range],
+    wanted: range,
+    not_whole: list[Path],
+    engine: str,
+    workers: int,
+    batch_seconds: int,
+    mode: str,
 ) -> None:
     """Do all of the `batches` that is not done. not_whole: files that are already known to be made anew."""
     dataset, _, folder, digest, *_ = arguments
     mine = [i for batch in batches for i in batch if i in wanted]
-    done, failures, running = set(), 0, np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
+    done, tried, failures = set(), set(), 0
+    running = np.zeros((len(dataset.vocabulary) + 1, len(dataset.vocabulary)), np.int64)
     ours = set(mine)
+    dataset.contents(wanted)  # all at once here, then remembered
     for i in wanted:
-        row = read_row(folder, dataset.ids[i], digest, not_whole if i in ours else None)
+        row = read_row(folder, dataset, i, digest, not_whole if i in ours else None)
         if row is not None and "failed" not in row:
             done.add(i)
             running += dense(row.get("counts", ()), len(dataset.vocabulary))
+        elif i in ours and files_of(folder, dataset.ids[i])[0].exists():
+            tried.add(i)
     if not_whole:
         names = ", ".join(str(path.relative_to(folder)) for path in not_whole[:3])
         tqdm.write(
             f"{folder}: {len(not_whole)} files were cut, changed or missing and are made anew "
             f"({names}{', ...' if len(not_whole) > 3 else ''})"
         )
-    # the whole batch again, though only part of it may be missing: rounding depends on who is in a batch
-    work = [(list(batch), [i for i in batch if i in wanted and i not in done]) for batch in batches]
-    work = [(batch, missing) for batch, missing in work if missing]
+    work = []
+    for batch in batches:
+        # the whole batch again, though only part of it may be missing: rounding depends on how many are in a batch
+        missing = [i for i in batch if i in wanted and i not in done]
+        if tried.intersection(batch):  # where one failed, the others were a smaller batch; it is written after them
+            missing = [i for i in batch if i in done] + missing
+        if missing:
+            work.append((list(batch), missing))
+    known = {dataset.ids[i] for i in done}
     with tqdm(
         total=len(mine), initial=sum(i in done for i in mine), desc=f"{dataset.name} {mode}", unit="image"
     ) as bar:
-        for rows, notes in _results(engine, arguments, work, workers):
+        for rows, notes in _results(engine, arguments, work, workers, batch_seconds):
             for note in notes:
                 tqdm.write(note)
+            rows = [row for row in rows if row["id"] not in known]
             for row in rows:
                 failures += "failed" in row
                 running += dense(row.get("counts", ()), len(dataset.vocabulary))
@@ -178,10 +216,12 @@ def check_settings(
     shard: str,
     tolerated_failures: float,
     threads: int,
+    batch_seconds: int = 3600,
     images: int | None = None,
 ) -> None:
     """Raise ValueError, in one sentence, where one of `evaluate`'s parameters cannot be; images: of the dataset, if known."""
     least = dict(seed=(seed, 0), batch_size=(batch_size, 1), workers=(workers, 1), threads=(threads, 1))
+    least["batch_seconds"] = batch_seconds, 1
     if limit is not None:
         least["limit"] = limit, 1
     for name, (value, minimum) in least.items():
@@ -206,13 +246,15 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _results(engine: str, arguments: tuple, work: list, workers: int) -> Iterator[tuple[list[dict], list[str]]]:
+def _results(
+    engine: str, arguments: tuple, work: list, workers: int, batch_seconds: int
+) -> Iterator[tuple[list[dict], list[str]]]:
     if not work:
         return
     if engine == "ray":
         from fsdlib.measure.on_ray import on_ray  # ray is only needed to scale out
 
-        yield from on_ray(arguments, work, workers)
+        yield from on_ray(arguments, work, workers, batch_seconds)
     else:
         work_on = worker.Worker(*arguments)
         for batch, missing in work:

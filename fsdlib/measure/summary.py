@@ -91,7 +91,7 @@ def read_summary(folder: Path) -> dict:
 
 def sealed(row: dict) -> str:
     """A row as it is kept: JSON, with a hash of all else in it, so that one that was changed is told from a whole one."""
-    return json.dumps(row | dict(row_sha256=_sha256(json.dumps(row).encode())))
+    return json.dumps(row | dict(row_sha256=_sha256(json.dumps(row).encode())), allow_nan=False)
 
 
 def _sha256(content: bytes) -> str:
@@ -103,21 +103,24 @@ def label_map_hash(content: bytes) -> dict[str, str]:
     return dict(label_map=_sha256(content))
 
 
-def read_row(folder: Path, image_id: str, digest: str, not_whole: list[Path] | None = None) -> dict | None:
+def read_row(
+    folder: Path, dataset: Dataset, index: int, digest: str, not_whole: list[Path] | None = None
+) -> dict | None:
     """An image's row, or None where it is not done: where its row, its label map or its timings are not whole.
 
-    Not whole is a row that is cut, changed or of another configuration, a label map that is missing or other than the
-    row says, and timings that are cut. Such files are added to `not_whole`.
+    Not whole is a row that is cut, changed, of another configuration or of another picture or mask than the dataset now
+    has, a label map that is missing or other than the row says, and timings that are cut. Such files are added to
+    `not_whole`.
     """
-    of_row, *others = files_of(folder, image_id)
+    of_row, *others = files_of(folder, dataset.ids[index])
     row = read_record(of_row)
     if row is None and not of_row.exists():
         return None
     fault = of_row if row is None else first_not_whole(row, digest, of_row, *others)
-    if fault is None:
+    if fault is None and row and row.get("files") == dataset.content(index):
         return row
     if not_whole is not None:
-        not_whole.append(fault)
+        not_whole.append(fault or of_row)
     return None
 
 
@@ -254,7 +257,7 @@ def gather(folder: Path, dataset: Dataset, wanted: range, settings: dict) -> Eva
     The files are written where all of those are there, but never over a summary of this configuration that is over more
     images.
     """
-    rows = (read_row(folder, dataset.ids[i], settings["hash"]) for i in wanted)
+    rows = (read_row(folder, dataset, i, settings["hash"]) for i in wanted)
     found, files = gathered(folder, dataset, rows, settings)
     if found.finished and not _is_over_more(folder / "summary.json", settings["hash"], len(wanted)):
         for name, content in files.items():
@@ -295,6 +298,7 @@ def gathered(
     summary = settings | dict(
         images=len(table),
         expected=dataset.expected,
+        files=dataset.fingerprint,
         failed=failed,
         complete=not missing and len(table) == (dataset.expected or len(dataset)),
         classes=len(vocabulary),
@@ -319,8 +323,8 @@ def gathered(
     free.sort(key=lambda one: (-one["images"], one["name"]))
     tables = frames | dict(confusion=pd.DataFrame(cells)) | (dict(mapping=pd.DataFrame(free)) if free else {})
     files = {f"{name}.csv": frame.to_csv(index=False) for name, frame in tables.items()}
-    files["timing.json"] = json.dumps(timings.summary(), indent=1)
-    files["summary.json"] = json.dumps(summary, indent=1)
+    files["timing.json"] = json.dumps(timings.summary(), indent=1, allow_nan=False)
+    files["summary.json"] = json.dumps(summary, indent=1, allow_nan=False)
     found = Evaluation(folder, frames["images"], frames["objects"], totals.confusion, summary, finished=not missing)
     return found, files
 

@@ -35,11 +35,7 @@ def verify(folder: Path | str, dataset: Dataset) -> list[str]:
         findings.append("run.json: its hash is not that of the configuration in it")
     for name, here in of_dataset(dataset).items():
         if settings.get(name) != here:
-            if name != "files":
-                raise ValueError(
-                    f"{folder} is of another dataset: its {name} is {settings.get(name)}, here it is {here}"
-                )
-            findings.append("run.json: the dataset's files are not those of the run")
+            raise ValueError(f"{folder} is of another dataset: its {name} is {settings.get(name)}, here it is {here}")
     wanted = range(min(len(dataset), summary["images"] + len(summary["failed"])))
     rows = [_row(folder, dataset, i, settings["hash"], findings) for i in wanted]
     if None in rows:
@@ -70,6 +66,8 @@ def _row(folder: Path, dataset: Dataset, i: int, digest: str, findings: list[str
         return None
     if fault := first_not_whole(row, digest, *paths):
         findings.append(f"{fault.relative_to(folder)}: missing, or not as it was written")
+    if row.get("files") != dataset.content(i):
+        findings.append(f"{name}: its picture or its mask is no longer the one that it is of")
     if "failed" in row:
         return row
     try:

@@ -49,21 +49,28 @@ class Worker:
         be that of all.
         """
         with _threads(self.threads):
-            outcomes = self._outcomes(batch)
-            rows = [self._write(i, outcomes[i]) for i in missing]
+            contents = {i: self.dataset.content(i) for i in batch}
+            outcomes = self._outcomes(contents)
+            rows = [self._write(i, contents[i], outcomes[i]) for i in missing]
         notes, self.notes = self.notes, []
         return rows, notes
 
-    def _outcomes(self, batch: Sequence[int]) -> dict[int, tuple | Exception]:
+    def give_up(self, missing: Sequence[int], reason: Exception) -> list[dict]:
+        """Write, of images that are not tried again, why; returns their rows."""
+        return [self._write(i, self.dataset.content(i), reason) for i in missing]
+
+    def _outcomes(self, contents: dict[int, str]) -> dict[int, tuple | Exception]:
         """For each image its picture, truth and prediction, with the size of its batch, or what went wrong."""
         outcomes: dict[int, tuple | Exception] = {}
         read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-        for i in batch:
+        for i, content in contents.items():
             try:
                 image = self.dataset.image(i)
                 truth = self.dataset.labels(i) if self.dataset.has_labels else None
                 if truth is not None and truth.shape != image.shape[:2]:
                     raise ValueError(f"the mask is {truth.shape} and the picture {image.shape[:2]}")
+                if self.dataset.content(i) != content:
+                    raise ValueError("its files were written while they were read: run again")
                 read[i] = image, truth
             except Exception as error:  # whatever a damaged file makes a decoder raise costs that image alone
                 outcomes[i] = error
@@ -97,8 +104,8 @@ class Worker:
             torch.cuda.empty_cache()
         return {i: one for smaller in self._parts(part) for i, one in self._segmented(smaller, read).items()}
 
-    def _write(self, i: int, outcome: tuple | Exception) -> dict:
-        image_id, row = self.dataset.ids[i], dict(id=self.dataset.ids[i], run=self.digest)
+    def _write(self, i: int, content: str, outcome: tuple | Exception) -> dict:
+        image_id, row = self.dataset.ids[i], dict(id=self.dataset.ids[i], run=self.digest, files=content)
         if not isinstance(outcome, Exception):
             try:
                 image, truth, prediction, together = outcome
@@ -119,7 +126,7 @@ class Worker:
                 seconds={stage: round(seconds, 4) for stage, seconds in prediction.seconds.items()},
                 **_memory(),
             )
-            keep(self.folder, of_timings, json.dumps(timing))
+            keep(self.folder, of_timings, json.dumps(timing, allow_nan=False))
         keep(self.folder, of_row, sealed(row))
         return row
 

@@ -171,3 +171,64 @@ def test_the_command_says_what_differs_and_fails(run, dataset, capsys):
     assert capsys.readouterr().out.startswith("summary.json: miou: dataset: 0.9, recomputed ")
     with pytest.raises(SystemExit, match="error: .*run.json is missing"):
         main([str(dataset.root), "--root", str(dataset.root)])
+
+
+# --------------------------------------------------------------------------------------------- pictures and masks changed
+
+
+def repaint(path):
+    """Other pixels in a picture or a mask, as a file of the same size."""
+    Image.fromarray(np.array(Image.open(path))[::-1]).save(path)
+
+
+def rows_of(run):
+    return {path.stem: path.stat().st_ino for path in run.glob("images/*.json")}  # a file written anew is another
+
+
+@pytest.mark.parametrize("which", ["images/p3.png", "masks/p3.png"])
+def test_a_picture_or_mask_that_is_changed_after_its_row_costs_its_batch_alone(
+    which, run, dataset, method, tmp_path, contents
+):
+    """another picture or mask in place of one -> verify says so, that batch is done again, and the bytes are a fresh run's"""
+    before = rows_of(run)
+    repaint(dataset.root / which)
+    changed = open_dataset("folder", dataset.root)
+    assert "images/p3.json: its picture or its mask is no longer the one that it is of" in verify(run, changed)
+    evaluate(changed, method, run, batch_size=2)
+    assert {name for name, file in rows_of(run).items() if before[name] != file} == {"p2", "p3"}
+    evaluate(changed, method, tmp_path / "fresh", batch_size=2)
+    assert contents(run) == contents(tmp_path / "fresh") and verify(run, changed) == []
+
+
+def test_a_picture_that_is_changed_while_the_run_goes_on(dataset, method, tmp_path, contents):
+    """a picture changed after its row, in the same run -> the run is not finished, and the next makes the row anew"""
+
+    class Meanwhile(type(method)):
+        def segment(self, images, *arguments):
+            if any((image == dataset.image(4)).all() for image in images):
+                repaint(dataset.root / "images/p1.png")
+            return super().segment(images, *arguments)
+
+    first = evaluate(dataset, Meanwhile(), tmp_path / "run", batch_size=2)
+    assert not first.finished and not (tmp_path / "run/summary.json").exists()
+    assert evaluate(dataset, method, tmp_path / "run", batch_size=2).finished
+    evaluate(dataset, method, tmp_path / "fresh", batch_size=2)
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
+
+
+def test_a_picture_that_is_changed_while_it_is_read(dataset, method, tmp_path, monkeypatch):
+    """a picture written while it is read -> its image has failed, no row of the old or of the new one"""
+    read = type(dataset).image
+
+    def rewritten(self, index):
+        image = read(self, index)
+        if index == 1:
+            repaint(self.root / "images/p1.png")
+        return image
+
+    monkeypatch.setattr(type(dataset), "image", rewritten)
+    run = evaluate(dataset, method, tmp_path / "run", tolerated_failures=0.5)
+    assert json.loads((run.folder / "images/p1.json").read_text())["failed"].startswith(
+        "ValueError: its files were written while"
+    )
+    assert not run.finished

@@ -200,3 +200,34 @@ def test_no_json_has_a_number_that_it_does_not_know(value, own, scene, tmp_path)
     result.scores[0, 0] = value
     with pytest.raises(ValueError, match="not JSON compliant"):
         result.save(tmp_path / "one")
+
+
+class Unfinished:
+    """A method whose configuration has a number that JSON has not."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def configuration(self):
+        return dict(method="own", threshold=self.number)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_configuration_with_a_number_that_is_none_is_refused(number, dataset, tmp_path):
+    """NaN or infinity in a method's configuration -> refused before anything is written"""
+    with pytest.raises(ValueError, match="threshold is (nan|inf): a configuration holds finite numbers alone"):
+        evaluate(dataset, Unfinished(number), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_file_of_a_run_has_a_word_that_json_has_not(dataset, method, tmp_path):
+    """a class that no image has, no caption to compare with -> null in every JSON, where Python would write NaN"""
+    run = evaluate(dataset, method, tmp_path / "run")
+    texts = [path.read_text() for path in run.folder.rglob("*.json")]
+    assert len(texts) > 6 and "null" in (run.folder / "summary.json").read_text()
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    for text in texts:
+        json.loads(text, parse_constant=refuse)

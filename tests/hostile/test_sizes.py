@@ -147,7 +147,7 @@ def test_a_label_that_a_map_cannot_hold_is_not_painted(label):
 def test_labels_that_the_class_list_has_not_are_not_taken_for_others(mini, scene, label):
     """labels that the class list has not, for the mode oracle -> refused"""
     with pytest.raises(ValueError, match=f"present holds {label!r}: the labels of this class list are 1 to 2"):
-        segment(scene.image, mini, ORACLE, PETS, present=[1, label])
+        segment(scene.image, None, ORACLE, PETS, present=[1, label])  # no model is asked
 
 
 def test_as_many_lists_of_labels_as_pictures(mini, scene):
@@ -160,3 +160,9 @@ def test_labels_of_numpy_are_labels(mini, scene):
     """labels as NumPy's integers -> taken"""
     present = np.unique(np.array([2, 1], np.uint8))
     assert segment(scene.image, mini, ORACLE, PETS, present=present).names == ("background", "cat", "dog")
+
+
+def test_features_on_a_grid_that_no_memory_holds(mini):
+    """features on 100,000 x 100,000 cells -> refused with the recipe, by the field's name and its limit"""
+    with pytest.raises(ValueError, match=r"features\.grid|features\.unet\.grid"):
+        PAPER.with_changes({"features.grid": 100_000})

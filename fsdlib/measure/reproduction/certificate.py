@@ -58,7 +58,7 @@ def reproduce(climb: Climb, out: Path = REPORTS, climb_on: bool = False, rungs: 
         rows.append(row)
         tqdm.write(f"  {OUTCOMES[row['holds']]}: {row['sentence']}")
         content = certificate(climb, rows, len(steps), len(ladder(climb)))
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
         write_atomically(out / "reproduction.md", as_markdown(content))
         if row["holds"] is False and not climb_on:
             break

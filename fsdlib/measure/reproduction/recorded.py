@@ -245,7 +245,7 @@ def record(climb: Climb, count: int = 5) -> dict:
         content["pictures"][image_id] = described(result)
     vectors = {dataset.name: class_vectors(names, climb.loaded.diffusion).astype(np.float16)}
     write_atomically(climb.subject.record.with_suffix(".safetensors"), save(vectors))
-    write_atomically(climb.subject.record.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+    write_atomically(climb.subject.record.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False) + "\n")
     return content
 
 

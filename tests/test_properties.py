@@ -32,7 +32,7 @@ from fsdlib.clusters import (
 )
 from fsdlib.features import stack
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import _outline, centre_square, file_stem
+from fsdlib.measure.datasets import Dataset, _outline, centre_square, file_stem
 from fsdlib.measure.summary import dense, label_map_hash, read_row, sealed, sparse
 from fsdlib.measure.worker import counted
 from fsdlib.refinement import Crf, Pamr, Unrefined, paint, pamr, pamr_weights
@@ -500,11 +500,15 @@ JSON = st.recursive(
 )
 
 
+# an image of which no file is there
+ONE = Dataset("one", Path(), "val", Vocabulary.of(["cat"]), ("one",), pictures=(), masks=(), lookup=np.arange(256))
+
+
 @seldom
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.integers(0), st.integers(1, 255))
 def test_a_sealed_row_is_read_as_it_was_and_changed_not_at_all(content, where, change):
     assume("row_sha256" not in content)
-    row = content | dict(run="digest") | label_map_hash(b"a map")
+    row = content | dict(run="digest", files=ONE.content(0)) | label_map_hash(b"a map")
     row.pop("failed", None)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -513,17 +517,17 @@ def test_a_sealed_row_is_read_as_it_was_and_changed_not_at_all(content, where, c
         path, text = folder / "images/one.json", sealed(row).encode()
         path.write_bytes(text)
         (folder / "labels/one.png").write_bytes(b"a map")
-        assert read_row(folder, "one", "digest") == row and read_row(folder, "one", "another") is None
+        assert read_row(folder, ONE, 0, "digest") == row and read_row(folder, ONE, 0, "another") is None
         spoiled = bytearray(text)
         spoiled[where % len(text)] ^= change
         path.write_bytes(spoiled)
-        found = read_row(folder, "one", "digest")
+        found = read_row(folder, ONE, 0, "digest")
         assert found is None or found == row  # 1e5 and 1E5 are one number
         path.write_bytes(text[: where % len(text)])
-        assert read_row(folder, "one", "digest") is None
+        assert read_row(folder, ONE, 0, "digest") is None
         path.write_bytes(text)
         (folder / "labels/one.png").write_bytes(b"another")
-        assert read_row(folder, "one", "digest") is None
+        assert read_row(folder, ONE, 0, "digest") is None
 
 
 @always

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from six_pictures import Brightness, write_pictures
+from workers_of_ray import workers
 
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import configuration, evaluate
@@ -22,29 +23,6 @@ DRIVERS = 3
 THRESHOLDS = (50, 100)  # each another configuration
 
 # ------------------------------------------------------- run in a process of its own, whose descendants alone are killed
-
-
-def parents():
-    """The parent of every process."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # ended in between
-            found[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    return found
-
-
-def workers():
-    """The processes below this one that are Ray Data's actors."""
-    parent, found = parents(), []
-    for process in parent:
-        above = process
-        while above not in (0, os.getpid()):
-            above = parent.get(above, 0)
-        with suppress(OSError):
-            title = Path(f"/proc/{process}/cmdline").read_bytes()
-            if above and title.startswith(b"ray::") and b"MapWorker" in title:
-                found.append(process)
-    return sorted(found)
 
 
 def contents(folder):

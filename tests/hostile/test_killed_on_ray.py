@@ -108,7 +108,7 @@ def test_the_bytes_are_those_of_one_process(what, tmp_path):
     """50 kills of Ray's workers; kills of drivers, after which another configuration takes the folder -> the bytes of one process"""
     pytest.importorskip("ray", reason="Ray is not installed")
     command = [sys.executable, __file__, what, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -4,9 +4,9 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from workers_of_ray import workers
 
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.run import evaluate
@@ -35,19 +35,6 @@ def local(dataset, tmp_path_factory, contents):
     return contents(folder)
 
 
-def actors():
-    """The processes that are Ray Data's actors."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # ended in between
-            continue
-        if title.startswith("ray::") and "MapWorker" in title:
-            found[int(folder.name)] = title
-    return found
-
-
 def test_two_actors_make_the_same_bytes_as_one_process(dataset, local, tmp_path, contents):
     evaluate(dataset, METHOD, tmp_path, batch_size=2, engine="ray", workers=2)
     assert contents(tmp_path) == local
@@ -59,8 +46,8 @@ def test_an_actor_that_is_killed_loses_nothing(dataset, local, tmp_path, content
     def kill_one_when_a_result_is_there():
         deadline = time.monotonic() + 300
         while not killed and time.monotonic() < deadline:
-            if list(tmp_path.glob("images/val*.json")) and actors():
-                victim = max(actors())
+            if list(tmp_path.glob("images/val*.json")) and (found := workers()):
+                victim = max(found)
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
             time.sleep(0.02)

@@ -32,7 +32,7 @@ from fsdlib.clusters import (
 )
 from fsdlib.features import stack
 from fsdlib.measure import scores
-from fsdlib.measure.datasets import Dataset, _outline, centre_square, file_stem
+from fsdlib.measure.datasets import _outline, centre_square, file_stem
 from fsdlib.measure.summary import dense, label_map_hash, read_row, sealed, sparse
 from fsdlib.measure.worker import counted
 from fsdlib.refinement import Crf, Pamr, Unrefined, paint, pamr, pamr_weights

@@ -42,6 +42,9 @@ class Prediction:
 
     def __post_init__(self):
         json.dumps([self.caption, self.candidates, self.mapping, self.details, self.seconds], allow_nan=False)
+        for stage, seconds in self.seconds.items():
+            if type(seconds) is bool or not isinstance(seconds, int | float):
+                raise ValueError(f"the seconds of {stage!r} are {seconds!r}: give a number")
 
     def fitted(self, height: int, width: int, classes: int) -> "Prediction":
         """With label map and clusters as uint8; raises ValueError for what is no prediction of so large an image."""

@@ -110,7 +110,7 @@ class Worker:
             try:
                 image, truth, found, together = outcome
                 prediction = found.fitted(*image.shape[:2], len(self.dataset.vocabulary))
-                row |= self._found(image, truth, prediction)
+                row = row | self._found(image, truth, prediction) | row  # whatever a method calls its details
             except ModelUnavailable:
                 raise
             except Exception as error:

@@ -1,6 +1,7 @@
 """NaN and infinity, wherever a model may give them: an error of that picture or done again, never "nothing found"."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,3 +232,28 @@ def test_no_file_of_a_run_has_a_word_that_json_has_not(dataset, method, tmp_path
 
     for text in texts:
         json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("seconds", ["1", None, True, [1.0]])
+def test_seconds_that_are_no_number_cost_the_image_alone(seconds, dataset, method, tmp_path):
+    """a method that says its seconds in words -> that image has failed and says why"""
+
+    class Spoken(type(method)):
+        def segment(self, images, *arguments):
+            return [replace(one, seconds=dict(look=seconds)) for one in super().segment(images, *arguments)]
+
+    run = evaluate(dataset, Spoken(), tmp_path / "run", tolerated_failures=1)
+    assert set(run.summary["failed"].values()) == {f"ValueError: the seconds of 'look' are {seconds!r}: give a number"}
+
+
+def test_details_cannot_take_the_place_of_what_a_row_says_of_itself(dataset, method, tmp_path):
+    """a method whose details are called id, run and files -> the row's own stand, and the run finishes"""
+
+    class Posing(type(method)):
+        def segment(self, images, *arguments):
+            details = dict(id="p0", run="another", files="none", more=1)
+            return [replace(one, details=details) for one in super().segment(images, *arguments)]
+
+    run = evaluate(dataset, Posing(), tmp_path / "run")
+    row = json.loads((run.folder / "images/p3.json").read_text())
+    assert run.finished and row["id"] == "p3" and row["run"] == run.summary["hash"] and row["more"] == 1

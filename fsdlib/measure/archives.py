@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
             file, unpacked = Path(temporary) / archive.file, Path(temporary) / "unpacked"
             _fetch(archive, file)
             try:  # members that point out of the folder are kept in it by zipfile, and refused by tarfile when asked
+                if file.suffix == ".zip":
+                    _refuse_packing(file)
                 shutil.unpack_archive(file, unpacked / archive.folder, filter=None if file.suffix == ".zip" else "data")
             except Exception as error:  # whatever a damaged file makes the unpacking raise
                 raise ValueError(
@@ -77,6 +80,13 @@ def download(archives: Sequence[Archive], root: Path | str) -> Path:
                 (root / path).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(unpacked / path, root / path)
     return root
+
+
+def _refuse_packing(file: Path) -> None:
+    """Raise ValueError where a zip file is packed otherwise than all of the benchmarks' are: LZMA takes what memory it names."""
+    with zipfile.ZipFile(file) as opened:
+        if {member.compress_type for member in opened.infolist()} - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise ValueError("its files are packed otherwise than by deflate")
 
 
 def _fetch(archive: Archive, file: Path) -> None:

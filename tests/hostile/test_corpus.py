@@ -25,13 +25,17 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.parametrize("name, where, path", fuzz.kept(), ids=lambda part: str(part).rsplit("/corpus/")[-1])
 def test_what_once_found_something_is_read_or_refused(name, where, path, prepared):
+    """every file that fuzzing ever found something with -> read, or refused in the project's own words"""
     _, found = fuzz.read(prepared(name), where, path.read_bytes())
     assert found is None
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_valid_files_are_accepted_or_refused_for_what_they_are(name, prepared):
-    """Some are there to be refused: pictures of several frames, masks in colours."""
+    """the valid files that fuzzing begins with -> read, most of them; the others are refused for what they are
+
+    Some are there to be refused: pictures of several frames, masks in colours.
+    """
     reader = prepared(name)
     outcomes = [fuzz.read(reader, *seed) for seed in reader.seeds()]
     assert [found for _, found in outcomes if found] == []
@@ -40,6 +44,7 @@ def test_valid_files_are_accepted_or_refused_for_what_they_are(name, prepared):
 
 @pytest.mark.parametrize("name", READERS)
 def test_a_case_follows_from_its_number_and_another_seed_gives_another(name, prepared):
+    """a case's number and seed, twice; another seed -> the same broken file; another one"""
     reader = prepared(name)
     seeds, last = reader.seeds(), len(reader.seeds()) + 20
     assert reader.seeds() == seeds
@@ -54,6 +59,7 @@ def test_a_case_follows_from_its_number_and_another_seed_gives_another(name, pre
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_few_cases_of_each_reader_find_nothing(name):
+    """40 files of each kind, the valid ones and then broken at random -> read, or refused in the project's own words"""
     found = fuzz.fuzz(name, READERS[name], seconds=60, most=40)
     assert found["cases"] == 40 and found["findings"] == [] and found["accepted"] > 0
 
@@ -122,6 +128,7 @@ class SomebodyElsesWords(Planted):
     ],
 )
 def test_what_is_planted_is_found_kept_and_gone_past(planted, kind, what, tmp_path):
+    """a reader that crashes, hangs, takes 8 GiB, or raises what is not its own -> found, the file kept, the next cases read"""
     found = fuzz.fuzz("planted", planted, seconds=60, most=8, patience=2, memory=2**30, write=tmp_path)
     (finding,) = found["findings"]
     assert (finding["kind"], finding["what"], finding["case"], finding["times"]) == (kind, what, 3, 1)

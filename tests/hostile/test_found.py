@@ -41,6 +41,7 @@ def matlab(named, **options):
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64])
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 3), (2, 2), (7, 9)])
 def test_matrices_are_those_that_scipy_reads(compressed, kind, height, width, context):
+    """MATLAB matrices of seven whole types and four sizes, packed or not -> the numbers that scipy reads"""
     values = np.arange(height * width).reshape(height, width).astype(kind) % 100
     content = matlab({"other": np.eye(3), "LabelMap": values, "more": "text"}, do_compression=compressed)
     dataset = context(content, width, height)
@@ -78,6 +79,7 @@ def with_type(kind):
     ],
 )
 def test_a_matrix_that_is_none_is_refused_with_the_reason(content, why, context):
+    """a MATLAB file with a false size or type, cut, without the matrix, or none -> refused with its name and the reason"""
     dataset = context(content)
     with pytest.raises(ValueError, match=f"one.mat cannot be read .*{why}"):
         dataset.labels(0)
@@ -88,6 +90,7 @@ def test_a_matrix_that_is_none_is_refused_with_the_reason(content, why, context)
 @pytest.mark.parametrize("ending", ["tif", "jpg", "webp"])
 @pytest.mark.parametrize("orientation", [1, 5, 6, 8, 9, 99])
 def test_a_turned_picture_has_the_size_that_it_is_read_with(ending, orientation, tmp_path):
+    """TIFF, JPEG and WebP turned by a tag, also by one that there is not -> the size is that of the picture as it is read"""
     path, turned = tmp_path / f"picture.{ending}", Image.Exif()
     turned[274] = orientation
     Image.new("RGB", (9, 7)).save(path, **dict(tiffinfo={274: orientation}) if ending == "tif" else dict(exif=turned))
@@ -109,6 +112,7 @@ def test_a_turned_picture_has_the_size_that_it_is_read_with(ending, orientation,
     ],
 )
 def test_captions_that_are_none_are_an_error_that_names_the_file(content, dataset):
+    """captions.json that is empty, nested 5,000 deep, no text, a number, or lacks fields -> refused with the file's name"""
     (dataset.root / "captions.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"captions\.json holds no captions in COCO's form .*: replace it"):
         dataset.captions  # noqa: B018
@@ -125,7 +129,10 @@ def found(run, dataset, i):
 
 
 def test_a_row_under_another_images_name_is_not_taken_and_is_named(run, dataset, method, contents):
-    """Also where the label map is the same, so that its hash cannot tell."""
+    """an image's row and label map copied under another's name -> not taken, named by verify, made anew with the same bytes
+
+    Also where the label map is the same, so that its hash cannot tell.
+    """
     before = contents(run)
     for folder, ending in (("images", "json"), ("labels", "png")):
         (run / folder / f"p1.{ending}").write_bytes((run / folder / f"p0.{ending}").read_bytes())
@@ -155,6 +162,7 @@ def rewritten(path, **changes):
     ],
 )
 def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, dataset, method):
+    """a row whose hash fits, with impossible counts or without a field -> an error that names the file or the counts"""
     rewritten(run / "images/p2.json", **changes)
     with pytest.raises(ValueError, match=r"p2\.json makes no sense|a confusion count of 3 classes cannot be read"):
         evaluate(dataset, method, run, batch_size=2)
@@ -164,6 +172,7 @@ def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, datas
     "timing", [dict(), dict(batch=2, seconds=3), dict(batch=[2], seconds={}), dict(batch=2, seconds=dict(look="1"))]
 )
 def test_timings_of_another_form_count_as_cut(timing, run, dataset, method, contents):
+    """an image's timings without a field, or with a list or a text for a number -> made anew, the rest with the same bytes"""
     before = contents(run)
     (run / "timings/p2.json").write_text(json.dumps(timing))
     assert found(run, dataset, 2) is None

@@ -61,6 +61,7 @@ def heard(tmp_path):
 
 
 def test_make_hands_every_variable_over_to_the_letter(heard):
+    """quotes, dollars, braces, backslashes, percent signs and an emoji in every variable of `make eval` -> handed over to the letter"""
     said = {name: f"{HARD} of {name}" for name in VARIABLES}
     assert heard("eval", *(f"{name}={text}" for name, text in said.items())) == said
     assert heard("eval", **said) == said  # from the environment
@@ -68,6 +69,7 @@ def test_make_hands_every_variable_over_to_the_letter(heard):
 
 
 def test_what_is_said_becomes_the_notebooks_parameters(tmp_path):
+    """variables as make hands them over, all texts -> the notebook's parameters, in their types"""
     found = evaluation_parameters(
         dict(ROOT=HARD, DATASET="folder", BATCH="2", CENTRE_CROPS="True", REPLACE="no", OUTPUT=str(tmp_path / HARD))
     )
@@ -92,11 +94,13 @@ def test_what_is_said_becomes_the_notebooks_parameters(tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(said, told):
+    """a line break, no UTF-8, neither True nor False -> refused with the variable's name"""
     with pytest.raises(ValueError, match=told):
         evaluation_parameters(said)
 
 
 def test_names_of_folders_are_as_they_were_where_nothing_new_is_said():
+    """models, recipe, dataset and limits of a benchmark -> the folder's name says these, as it always did"""
     told = dict(MODELS="mini", RECIPE="paper", DATASET="voc12", ROOT="/data/VOC2012")
     assert run_name(told) == "voc12-mini-paper"
     assert (
@@ -106,6 +110,7 @@ def test_names_of_folders_are_as_they_were_where_nothing_new_is_said():
 
 
 def test_all_that_tells_two_runs_apart_is_in_their_folders_names(tmp_path):
+    """14 commands, no two alike, two differing after 300 digits -> 14 folders' names in plain letters, 170 at most"""
     told = dict(MODELS="sd14", RECIPE="paper", DATASET="folder", ROOT=str(tmp_path / "a/my pictures 🐈"))
     others = [
         dict(ROOT=str(tmp_path / "b/my pictures 🐈")), dict(CLASSES="other.txt"), dict(CAPTIONER="blip2"),
@@ -123,6 +128,7 @@ def test_all_that_tells_two_runs_apart_is_in_their_folders_names(tmp_path):
 
 @pytest.mark.slow
 def test_an_evaluation_of_hard_names_from_make_to_files_and_a_refusal_that_make_can_follow(tmp_path, everything):
+    """`make eval` on folders, pictures and classes with hard names; another configuration -> done; refused in a line, nothing touched"""
     root, output = folder_of(tmp_path / HARD, ("a $b$ 'c'", '{x} "y" 🐈')), tmp_path / f"out {HARD}"
     before = everything(root)
     said = "eval", "DATASET=folder", f"ROOT={root}", f"OUTPUT={output}", "BATCH=2"
@@ -146,6 +152,7 @@ def test_an_evaluation_of_hard_names_from_make_to_files_and_a_refusal_that_make_
 
 @pytest.mark.slow
 def test_a_killed_kernel_is_said_in_two_lines_and_the_same_command_goes_on(tmp_path):
+    """`make eval` whose kernel is killed, then the same command -> two lines say what to do, and the run goes on"""
     root, output = folder_of(tmp_path / "pictures", [f"p{number}" for number in range(12)]), tmp_path / "out"
     command = ["make", "-o", ".venv/installed", f"BIN={BIN}", "eval", "DATASET=folder", f"ROOT={root}"]
     command += [f"OUTPUT={output}", "BATCH=1"]
@@ -171,6 +178,7 @@ def test_a_killed_kernel_is_said_in_two_lines_and_the_same_command_goes_on(tmp_p
 
 
 def test_the_macro_of_all_notebooks_says_an_error_in_a_line(tmp_path):
+    """a notebook with an error -> the error in one line, and the notebook as far as it came"""
     notebook = tmp_path / "n.ipynb"
     cell = dict(
         cell_type="code", execution_count=None, id="a", metadata={}, outputs=[], source="raise ValueError('so it is')"

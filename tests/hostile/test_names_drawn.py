@@ -70,6 +70,7 @@ def seen(texts):
 
 
 def test_every_figure_of_the_report_is_drawn_and_saved(runs, tmp_path):
+    """classes and a method with dollars, braces, backslashes, percent signs and an emoji, in the report's figures -> drawn to the letter, no warning"""
     for show in (report.show_modes, report.show_by_number, report.show_by_size, report.show_stages):
         axes = show(runs)
         title = "look" if show is report.show_stages else "$shifted$ [cat]"
@@ -81,6 +82,7 @@ def test_every_figure_of_the_report_is_drawn_and_saved(runs, tmp_path):
 
 
 def test_tables_are_read_as_they_were_written(runs, tmp_path):
+    """pictures and classes called 007, NA, and LaTeX -> the same names in tables, HTML and LaTeX"""
     run = runs[0]
     assert set(run.images.id) == {"007", "NA", "$a$ {b} 🐈"} and set(run.objects["class"]) == set(CLASSES)
     assert set(report.worst_confusions(run, 99).truth) == set(CLASSES) and run.images.miou.dtype == float
@@ -96,6 +98,7 @@ def test_tables_are_read_as_they_were_written(runs, tmp_path):
 
 
 def test_galleries_legends_and_charts_are_drawn_to_the_letter(tmp_path):
+    """the same names in legends, titles, galleries and charts -> drawn to the letter, no warning"""
     names = ["background", *CLASSES]
     labels, image = np.arange(7, dtype=np.uint8).reshape(1, 7), np.zeros((1, 7, 3), np.uint8)
     axes = figures.show_overlay(image, labels, names, title="$a$ 🐈 $")
@@ -111,11 +114,13 @@ def test_galleries_legends_and_charts_are_drawn_to_the_letter(tmp_path):
 
 
 def test_plain_names_are_left_alone():
+    """plain names, also with accents or in Cyrillic -> the same names"""
     for plain in ("potted plant", "hot-dog (cooked)", "Äpfel ñ ß", "кошка", "a\nb"):
         assert legible(plain) == plain
 
 
 def test_the_command_takes_hard_names_and_paths(tmp_path, capsys):
+    """hard words, a hard path and a hard output folder to the command -> the picture's three files, with the words to the letter"""
     picture = tmp_path / "in {x} $y" / "my \"cat\" $a$ 'b' #1 100% 🐈.png"
     picture.parent.mkdir()
     Image.new("RGB", (64, 48), (200, 90, 30)).save(picture)
@@ -130,5 +135,6 @@ def test_the_command_takes_hard_names_and_paths(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\tb\x00", "\x1b[31mred"])
 def test_a_class_with_a_line_break_is_refused(name):
+    """a class with a line break, a null byte or an escape code -> refused: name it in words, in one line"""
     with pytest.raises(ValueError, match="a class is called .*: name it in words, in one line"):
         Vocabulary.of(["cat", name])

@@ -30,11 +30,13 @@ def one_broken(request, dataset):
 
 
 def test_a_run_does_all_others(one_broken, method, tmp_path):
+    """a run over six pictures, one of them broken -> five are done, and the sixth is named"""
     run = evaluate(one_broken, method, tmp_path / "run", tolerated_failures=0.5)
     assert list(run.summary["failed"]) == ["p1"] and run.summary["images"] == 5
 
 
 def test_the_command_does_all_others(tmp_path, capsys):
+    """the command over three pictures, one of them cut -> two are done, and the third is named with the reason"""
     (tmp_path / "in").mkdir()
     for name in "abc":
         pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -50,6 +52,7 @@ def test_the_command_does_all_others(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_notebook_does_all_others_and_names_what_is_left_out(one_broken, tmp_path):
+    """the evaluation notebook over six pictures, one of them broken -> five are done, and the sixth is named with the reason"""
     told = dict(dataset="folder", root=str(one_broken.root), limit=0, output=str(tmp_path / "run"))
     executed = papermill.execute_notebook(
         NOTEBOOKS / "20_evaluate.ipynb", tmp_path / "out.ipynb", told, progress_bar=False, execution_timeout=150
@@ -60,6 +63,7 @@ def test_the_notebook_does_all_others_and_names_what_is_left_out(one_broken, tmp
 
 
 def test_kinds_that_are_not_read_are_named_in_a_line(tmp_path):
+    """HEIC, AVIF, JPEG 2000 and JPEG XL beside a PNG -> one warning that names them and what to save them as"""
     for name in ("b.HEIC", "a.avif", "c.jp2", "d.jxl", ".hidden.heic", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     Image.new("RGB", (4, 4)).save(tmp_path / "p.png")
@@ -78,7 +82,10 @@ def test_kinds_that_are_not_read_are_named_in_a_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WALK)
 def test_the_walk_reads_a_photograph_as_the_library_does(name, tmp_path):
-    """Up to the cell that reads it: one that lies on its side by EXIF, whose transparent part is white."""
+    """a photograph turned by EXIF and partly transparent, to each notebook of the walk -> the pixels that the library reads
+
+    Up to the cell that reads it: one that lies on its side by EXIF, whose transparent part is white.
+    """
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8), "RGBA")
     turned = Image.Exif()
     turned[0x0112] = 6

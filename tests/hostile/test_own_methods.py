@@ -38,6 +38,7 @@ class Own:
 
 @pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint16", "uint64", "bool", ">i4"])
 def test_labels_of_any_integers_give_the_bytes_that_uint8_gives(kind, dataset, tmp_path, everything):
+    """label maps of eight types, bool and another byte order among them -> the bytes of uint8"""
     evaluate(dataset, Own(lambda labels: labels.astype(np.uint8)), tmp_path / "uint8")
     run = evaluate(dataset, Own(lambda labels: labels.astype(kind)), tmp_path / kind)
     assert run.prediction("p0").dtype == np.uint8 and run.summary["images"] == len(dataset)
@@ -60,6 +61,8 @@ def test_labels_of_any_integers_give_the_bytes_that_uint8_gives(kind, dataset, t
     ids=["too large", "negative", "beyond a byte", "floats", "a row too few", "an axis too many", "a list", "nothing"],
 )
 def test_what_is_no_label_map_is_its_images_failure_in_one_sentence(given, said, dataset, tmp_path):
+    """a label map out of range, of floats, of another shape, a list, or none -> that image failed, in one sentence; the others are done"""
+
     def second(labels, seen=[]):  # noqa: B006 - it counts
         seen.append(labels)
         return given(labels) if len(seen) == 2 else labels
@@ -93,11 +96,13 @@ class Unnamed(Own):
     ids=["predictions", "bare arrays", "names"],
 )
 def test_too_few_of_anything_is_said(method, said, dataset, tmp_path):
+    """a method that gives too few predictions, bare arrays, or too few names -> refused with how many of what to give"""
     with pytest.raises(EvaluationFailed, match=said):
         evaluate(dataset, method, tmp_path / "run")
 
 
 def test_own_methods_stand_in_every_table_and_figure_under_their_names(dataset, tmp_path):
+    """two methods of one name, and one with a recipe of its own -> told apart in every table and figure"""
     for folder, told in (
         ("a", dict(threshold=1)),
         ("b", dict(threshold=2)),
@@ -123,6 +128,7 @@ def test_own_methods_stand_in_every_table_and_figure_under_their_names(dataset, 
 
 
 def test_stages_that_only_a_method_of_ones_own_has_are_drawn(method, dataset, tmp_path):
+    """a stage that this project does not have -> drawn under its name"""
     evaluate(dataset, method, tmp_path / "run")
     axes = report.show_stages(report.find_runs(tmp_path))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["look"]
@@ -130,6 +136,7 @@ def test_stages_that_only_a_method_of_ones_own_has_are_drawn(method, dataset, tm
 
 
 def test_a_run_without_scores_is_left_out_in_one_line(dataset, tmp_path):
+    """a run over pictures without masks, to the report -> left out, with one warning"""
     for mask in (tmp_path / "pictures/masks").iterdir():
         mask.unlink()
     (tmp_path / "pictures/masks").rmdir()
@@ -153,6 +160,7 @@ def followed(dataset, tmp_path):
 
 
 def test_the_worked_example_goes_from_a_function_to_the_report(followed, tmp_path):
+    """the worked example for a method of one's own, to the letter -> the mIoU worked out by hand, in a table, and figures"""
     masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "my-pictures/masks").iterdir())]
     pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "my-pictures/images").iterdir())]
     dark = np.stack([picture.mean(axis=2) < 100 for picture in pictures])
@@ -170,6 +178,7 @@ def test_the_worked_example_goes_from_a_function_to_the_report(followed, tmp_pat
 
 @pytest.mark.slow
 def test_the_reports_notebook_shows_a_method_of_ones_own(followed, tmp_path):
+    """that method's run to the report's notebook -> its tables and figures; not beside published benchmarks"""
     line = next(line for line in (ROOT / "docs/YOUR_OWN.md").read_text().splitlines() if line.startswith("    python"))
     _, _, module, notebook, *rest = shlex.split(line)
     command = [sys.executable, "-m", module, str(ROOT / notebook), *rest]

@@ -45,6 +45,7 @@ class Slow:
 
 
 def test_a_start_that_was_too_slow_is_tried_again(monkeypatch):
+    """Ray's start that is too slow twice -> tried a third time, each after a shutdown"""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     slow = Slow(2)
     on_ray._start(slow, 5)
@@ -53,6 +54,7 @@ def test_a_start_that_was_too_slow_is_tried_again(monkeypatch):
 
 
 def test_a_start_that_stays_too_slow_is_said_in_a_sentence(monkeypatch):
+    """Ray's start that is always too slow -> after three times one sentence, with what to do"""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ConnectionError) as told:
         on_ray._start(Slow(99), 5)
@@ -105,11 +107,13 @@ def connected(environment):
 
 @pytest.mark.slow
 def test_a_named_cluster_is_reached_whether_it_asks_for_a_token_or_not(address, home):
+    """a cluster that asks for a token, and one that does not -> reached"""
     assert connected(home | dict(RAY_ADDRESS=address)) == "nodes 1\n"
 
 
 @pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_said_in_a_sentence(home):
+    """the address of no cluster -> one sentence that names it"""
     said = connected(home | dict(RAY_ADDRESS=f"127.0.0.1:{free_port()}"))
     assert (
         said.startswith("error Ray cannot reach the cluster that RAY_ADDRESS names, 127.0.0.1:")

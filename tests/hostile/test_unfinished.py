@@ -20,6 +20,7 @@ def evaluated(dataset, method, folder, **how):
 
 
 def test_a_shard_says_of_how_many_images_its_numbers_are(dataset, method, tmp_path):
+    """one shard of two, then the other -> 3 of 6 images beside every number, then 6"""
     half, said = evaluated(dataset, method, tmp_path / "run", shard="0/2")
     assert half.counted == "3 of 6 images" and not half.finished
     miou = f"{100 * half.summary['miou']['dataset']:.1f}"
@@ -33,12 +34,14 @@ def test_a_shard_says_of_how_many_images_its_numbers_are(dataset, method, tmp_pa
 
 
 def test_failed_images_are_not_counted(dataset, method, tmp_path):
+    """a run of which one image failed -> 5 of 6 images beside its numbers"""
     (tmp_path / "pictures/images/p1.png").write_bytes(b"no picture")
     run, said = evaluated(dataset, method, tmp_path / "run", tolerated_failures=1)
     assert run.finished and run.counted == "5 of 6 images" and said[1] == "over 5 of 6 images"
 
 
 def test_without_masks_there_are_no_scores_to_say(dataset, method, tmp_path):
+    """a run without masks -> no scores, in words"""
     assert (
         str(evaluate(replace(dataset, masks=()), method, tmp_path / "run"))
         == f"folder, 6 images: mIoU no scores ({tmp_path / 'run'})"
@@ -47,6 +50,7 @@ def test_without_masks_there_are_no_scores_to_say(dataset, method, tmp_path):
 
 @pytest.mark.slow
 def test_the_notebook_of_a_shard_says_so_beside_every_protocol(dataset, tmp_path):
+    """the evaluation notebook of one shard of three -> 2 of 6 images beside every protocol's mIoU"""
     told = dict(
         dataset="folder", root=str(dataset.root), limit=0, batch_size=1, shard="0/3", output=str(tmp_path / "run")
     )

@@ -14,7 +14,7 @@ _KINDS = {_TEXT: (str,), _WHOLE: (int,), _NUMBER: (int, float), _SWITCH: (bool,)
 PARAMETERS = (
     dict.fromkeys(("models", "captioner", "clip", "recipe", "changes", "vocabulary", "device", "engine"), _TEXT)
     | dict.fromkeys(("dataset", "root", "classes", "shard", "output"), _TEXT)
-    | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers"), _WHOLE)
+    | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers", "batch_seconds"), _WHOLE)
     | dict.fromkeys(("centre_crops", "replace"), _SWITCH)
     | dict(tolerated_failures=_NUMBER)
 )
@@ -39,7 +39,7 @@ def check_parameters(notebook: Mapping[str, Any]) -> None:
     sources(p["models"], p["captioner"] or None, p["clip"] or None)
     told = {"vocabulary": p["vocabulary"]} if p["vocabulary"] else {}
     get_recipe(p["recipe"]).with_changes(parse_changes(p["changes"]) | told)
-    run = ("seed", "batch_size", "replace", "engine", "workers", "shard", "tolerated_failures", "threads")
+    run = ("seed", "batch_size", "replace", "engine", "workers", "shard", "tolerated_failures", "threads", "batch_seconds")
     check_settings(limit=p["limit"] or None, **{name: p[name] for name in run})
     if p["engine"] == "local":  # Ray's workers may have what this machine lacks
         usable_device(p["device"] or None)

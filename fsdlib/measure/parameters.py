@@ -39,7 +39,7 @@ def check_parameters(notebook: Mapping[str, Any]) -> None:
     sources(p["models"], p["captioner"] or None, p["clip"] or None)
     told = {"vocabulary": p["vocabulary"]} if p["vocabulary"] else {}
     get_recipe(p["recipe"]).with_changes(parse_changes(p["changes"]) | told)
-    run = ("seed", "batch_size", "replace", "engine", "workers", "shard", "tolerated_failures", "threads", "batch_seconds")
+    run = "seed batch_size replace engine workers shard tolerated_failures threads batch_seconds".split()
     check_settings(limit=p["limit"] or None, **{name: p[name] for name in run})
     if p["engine"] == "local":  # Ray's workers may have what this machine lacks
         usable_device(p["device"] or None)

@@ -238,7 +238,7 @@ class Totals:
             for how in MATCHINGS:
                 for truth, prediction, pixels in quality[how]:
                     self.matched[name][how][truth, prediction] += pixels
-            self.boundary[name].append(np.nan if quality["boundary_f"] is None else quality["boundary_f"])
+            self.boundary[name].append(np.nan if quality["boundary_f"] is None else float(quality["boundary_f"]))
         self.named += len(row["named"])
         self.named_right += sum(label == other for label, other in row["named"])
         for tally, said in ((self.spoken, row["spoken"]), (self.candidates, row["candidates"])):

@@ -232,3 +232,17 @@ def test_a_picture_that_is_changed_while_it_is_read(dataset, method, tmp_path, m
         "ValueError: its files were written while"
     )
     assert not run.finished
+
+
+def test_a_seed_that_no_run_can_have(run, dataset):
+    """a run.json with a seed below 0 -> verify says that it is no run's record"""
+    changed(run / "run.json", lambda settings: settings.update(seed=-1))
+    with pytest.raises(ValueError, match="run.json is missing or not whole"):
+        verify(run, dataset)
+
+
+def test_a_row_whose_score_is_no_number(run, dataset, method):
+    """a sealed row whose boundary F is an object -> an error that names the row, not one of the mean over all"""
+    changed(run / "images/p1.json", lambda row: row["masks"]["painted"].update(boundary_f={}))
+    with pytest.raises(ValueError, match="p1.json makes no sense"):
+        evaluate(dataset, method, run, batch_size=2)

@@ -42,14 +42,15 @@ WORDS = (
 )
 
 
+LONGEST = 2**26  # bytes of a file that changes make: a longer one tries the disk, and no reader
+
+
 def mutated(content: bytes, others: list[bytes], random: Random) -> bytes:
     """Content with one to four changes; others: whole files that parts may be taken of."""
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
         tree = _parsed(content) if random.random() < 0.7 else None
-        if tree is None:
-            content = random.choice(_OF_BYTES)(content, others, random)
-        else:
-            content = _in_tree(tree, random)
+        changed = random.choice(_OF_BYTES)(content, others, random) if tree is None else _in_tree(tree, random)
+        content = changed if len(changed) <= LONGEST else content
     return content
 
 

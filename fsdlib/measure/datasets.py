@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from fsdlib import pictures
 from fsdlib.vocabulary import VOID, Vocabulary
 
+LONGEST_NAME = 4096  # characters, as many as Linux takes for a whole path
 NAMED = 20  # files of a kind that a message names; all are counted
 
 
@@ -84,7 +85,7 @@ class Dataset:
     expected: how many images the official split has, None where there is no such number.
     void_is_background: whether void counts as label 0 in the `per_image` protocol (see `fsdlib.measure.scores`).
     centre_crops: whether pictures and labels are cut to `centre_square`.
-    Raises ValueError where two images have one id. Files that lie outside the root, by `..` or a link, are never read.
+    Raises ValueError where two images have one id, or one an id that is longer than any path. Files that lie outside the root, by `..` or a link, are never read.
     """
 
     as_stored: ClassVar[bool] = True  # see fsdlib.pictures.read
@@ -104,6 +105,10 @@ class Dataset:
     centre_crops: bool = False
 
     def __post_init__(self):
+        if (longest := max(map(len, self.ids), default=0)) > LONGEST_NAME:
+            raise ValueError(
+                f"{self.name} under {self.root} lists a picture by {longest:,} characters, and no path has so many: mend its list"
+            )
         # names of files that are no UTF-8 go on as text, since tables and consoles take nothing else
         object.__setattr__(self, "ids", tuple(map(pictures.shown, self.ids)))
         if len(set(self.ids)) < len(self.ids):

@@ -1,6 +1,7 @@
 """A run over pictures whose ids are hard to write as files keeps every result within its folder, one file an image."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -60,3 +61,14 @@ def test_a_list_that_leads_out_has_nothing_read_or_written_outside(method, tmp_p
     assert after == set(before) and all(path.read_bytes() == content for path, content in before.items())
     failed = next(p for p in (tmp_path / "run/images").iterdir() if p.name != "good.json")
     assert "leads out of" in json.loads(failed.read_text())["failed"]
+
+
+def test_a_name_that_no_path_can_have_is_refused_before_anything_looks_for_it(tmp_path):
+    """a listing with one name of 40 million letters -> refused at once, with how many it has"""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("good\n" + "y" * 40_000_000)
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="lists a picture by 40,000,000 characters, and no path has so many"):
+        open_dataset("voc12", tmp_path)
+    assert time.monotonic() - begun < 10

@@ -350,7 +350,10 @@ class Totals:
             for how in MATCHINGS:
                 for truth, prediction, pixels in quality[how]:
                     self.matched[name][how][truth, prediction] += pixels
-            self.boundary[name].append(np.nan if quality["boundary_f"] is None else quality["boundary_f"])
+            boundary = quality["boundary_f"]
+            if boundary is not None and not 0 <= boundary <= 1:
+                raise ValueError("a boundary F is 0 to 1")
+            self.boundary[name].append(np.nan if boundary is None else boundary)
         self.named += len(row["named"])
         self.named_right += sum(label == other for label, other in row["named"])
         for tally, said in ((self.spoken, row["spoken"]), (self.candidates, row["candidates"])):

@@ -55,7 +55,11 @@ def verify(folder: Path | str, dataset: Dataset) -> list[str]:
 def _settings(folder: Path) -> dict:
     settings = read_record(folder / "run.json")
     kinds = dict(hash=str, dataset=str, split=str, centre_crops=bool, seed=int)
-    if settings is None or any(type(settings.get(name)) is not kind for name, kind in kinds.items()):
+    if (
+        settings is None
+        or any(type(settings.get(name)) is not kind for name, kind in kinds.items())
+        or settings["seed"] < 0
+    ):
         raise ValueError(f"{folder / 'run.json'} is missing or not whole: is this a run's folder? Evaluate again")
     return settings
 

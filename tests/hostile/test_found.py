@@ -159,6 +159,8 @@ def rewritten(path, **changes):
         dict(caption=...),
         dict(mapping=[1]),
         dict(masks=7),
+        dict(masks={name: dict(majority=[], hungarian=[], boundary_f=10**400) for name in ("clusters", "painted")}),
+        dict(masks={name: dict(majority=[], hungarian=[], boundary_f=1.5) for name in ("clusters", "painted")}),
         dict(present=["no class"]),
     ],
 )
@@ -167,6 +169,14 @@ def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, datas
     rewritten(run / "images/p2.json", **changes)
     with pytest.raises(ValueError, match=r"p2\.json makes no sense|a confusion count of 3 classes cannot be read"):
         evaluate(dataset, method, run, batch_size=2)
+
+
+def test_a_negative_seed_in_a_runs_record_is_refused(run, dataset):
+    """run.json with a seed of -1, to verify -> refused with the file's name"""
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(seed=-1)))
+    with pytest.raises(ValueError, match=r"run\.json is missing or not whole"):
+        verify(run, dataset)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 A table has one protocol; each of the others has a table of its own. Figures are as wide as a paper's columns.
 """
 
+import csv
 import json
 import warnings
 from collections import Counter
@@ -20,7 +21,15 @@ from pandas.io.formats.style import Styler
 
 from fsdlib.figures import legible
 from fsdlib.measure.scores import PROTOCOLS
-from fsdlib.measure.summary import IMAGE_PROTOCOLS, PARTITIONS, read_record, read_summary, stored_labels
+from fsdlib.measure.summary import (
+    IMAGE_PROTOCOLS,
+    PARTITIONS,
+    OfTimings,
+    fault,
+    read_record,
+    read_summary,
+    stored_labels,
+)
 from fsdlib.project import DATA, REPORTS, write_atomically
 
 COLUMN, PAGE = 3.25, 6.875  # inches: one column and both of a two-column paper
@@ -93,7 +102,14 @@ class Run:
 
     @property
     def timing(self) -> dict | None:
-        return read_record(self.folder / "timing.json")
+        """The stages' seconds an image, or None: they stay where their run was made; raises ValueError where not whole."""
+        path = self.folder / "timing.json"
+        if not path.exists():
+            return None
+        timing = read_record(path)
+        if timing is None or fault(timing, OfTimings):
+            raise ValueError(f"{path} is empty, cut or of another form: evaluate again, which writes it anew")
+        return timing
 
     def prediction(self, image_id: str) -> np.ndarray | None:
         """The label map of one image, (H, W) uint8, or None: label maps stay where their run was made."""
@@ -101,28 +117,44 @@ class Run:
 
     @cached_property
     def images(self) -> pd.DataFrame:
-        return self._table("images", "miou", "matched_miou", "boundary_f", "classes", "regions")
+        return self._table("images", ["id"], "miou", "matched_miou", "boundary_f", "classes", "regions")
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        return self._table("objects", "share", "iou")
+        return self._table("objects", ["id", "class"], "share", "iou")
 
     @cached_property
     def confusion(self) -> pd.DataFrame:
-        return self._table("confusion", "pixels")
+        return self._table("confusion", ["truth", "prediction"], "pixels")
 
-    def _table(self, name: str, *numbers: str) -> pd.DataFrame:
-        """A table of the run; only `numbers` are read as such, since a picture may be called 007 and a class NA."""
-        table = pd.read_csv(self.folder / f"{name}.csv", dtype=str, keep_default_na=False)
-        return table.assign(**{column: pd.to_numeric(table[column]) for column in numbers if column in table})
+    def _table(self, name: str, keys: list[str], *numbers: str) -> pd.DataFrame:
+        """A table of the run, a line for each of the keys; raises ValueError where it is not whole.
+
+        Only `numbers` are read as such, since a picture may be called 007 and a class NA.
+        """
+        path = self.folder / f"{name}.csv"
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                head, *lines = csv.reader(file)
+            table = pd.DataFrame(lines, columns=head, dtype=str)
+            if not path.read_bytes().endswith(b"\n") or table.isna().any(axis=None) or table.duplicated(keys).any():
+                raise ValueError("a line is cut or stands in it twice")
+            table = table.assign(**{column: pd.to_numeric(table[column]) for column in numbers})
+            if len(table) and object in table.dtypes[[*numbers]].tolist():
+                raise ValueError("a number is too large")
+            return table
+        except (csv.Error, FileNotFoundError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is missing or not whole ({error}): evaluate again, which writes it anew"
+            ) from error
 
 
 def find_runs(folder: Path | str = REPORTS / "runs") -> list[Run]:
     """Every finished, scored run under a folder, ordered by dataset, models, recipe and vocabulary mode.
 
     Of runs of one configuration only the one over most images counts: the others are parts of it. One whose summary is
-    cut is not finished, and one without masks has no scores: each is left out, with a warning. Methods of one's own come
-    after this project's; runs of one name that differ in anything else are told apart by their folders' names.
+    not whole is not finished, and one without masks has no scores: each is left out, with a warning. Methods of one's
+    own come after this project's; runs of one name that differ in anything else are told apart by their folders' names.
     """
     found = []
     for path in sorted(Path(folder).glob("*/summary.json")):
@@ -211,12 +243,12 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
                     ],
                 },
             )
-            row[column] = 100 * run.summary["miou"][protocol]
+            row[column] = _percent(run.summary["miou"][protocol])
             if run.summary["dataset"] == "coco_object":
                 row["note"].append("coco_object drawn from instances")
             if not run.summary["complete"]:
                 row["note"].append(f"{column}: {run.counted} images")
-            empty[column] = 100 * run.summary["empty"][protocol]
+            empty[column] = _percent(run.summary["empty"][protocol])
     if empty:
         ours["empty"] = {
             "system": "an empty label map",
@@ -237,22 +269,27 @@ def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
         s = run.summary
         row = dict(dataset=s["dataset"], images=run.whole, models=run.models, recipe=run.recipe, vocabulary=run.mode)
         for protocol in PROTOCOLS:
-            low, high = s["intervals"][protocol]
+            ends = s["intervals"][protocol]
             row |= {
-                f"mIoU {protocol}": 100 * s["miou"][protocol],
-                f"interval {protocol}": f"{100 * low:.1f} to {100 * high:.1f}",
+                f"mIoU {protocol}": _percent(s["miou"][protocol]),
+                f"interval {protocol}": "" if None in ends else " to ".join(f"{100 * end:.1f}" for end in ends),
+                f"empty {protocol}": _percent(s["empty"][protocol]),
             }
-            row |= {f"empty {protocol}": 100 * s["empty"][protocol]}
         main, without = s.get("with_background", s["without_background"]), s["without_background"]
         row |= {
-            "mIoU dataset, no background": 100 * without["miou"],
-            **{f"mIoU {p}, no background": 100 * without[f"{p}_miou"] for p in IMAGE_PROTOCOLS},
-            "pixel accuracy": 100 * main["pixel_accuracy"],
-            "mean accuracy": 100 * main["mean_accuracy"],
-            "frequency-weighted IoU": 100 * main["frequency_weighted_iou"],
+            "mIoU dataset, no background": _percent(without["miou"]),
+            **{f"mIoU {p}, no background": _percent(without[f"{p}_miou"]) for p in IMAGE_PROTOCOLS},
+            "pixel accuracy": _percent(main["pixel_accuracy"]),
+            "mean accuracy": _percent(main["mean_accuracy"]),
+            "frequency-weighted IoU": _percent(main["frequency_weighted_iou"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _percent(share: float | None) -> float:
+    """nan where there was nothing to take a mean of."""
+    return np.nan if share is None else 100 * share
 
 
 def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
@@ -261,11 +298,12 @@ def stage_scores(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         s = run.summary
         row = dict(dataset=s["dataset"], models=run.models, recipe=run.recipe, vocabulary=run.mode)
+        spoken, candidates = (s["caption"].get(name, {}) for name in ("spoken", "candidates"))
         row |= {
-            "caption recall": s["caption"]["spoken"]["recall"],
-            "candidate recall": s["caption"].get("candidates", {}).get("recall"),
+            "caption recall": spoken.get("recall"),
+            "candidate recall": candidates.get("recall"),
+            "candidate precision": candidates.get("precision"),
         }
-        row |= {"candidate precision": s["caption"].get("candidates", {}).get("precision")}
         for name in PARTITIONS:
             row |= {
                 f"{name}: {key.replace('_', ' ').replace('miou', 'mIoU').replace(' f', ' F')}": value
@@ -347,7 +385,7 @@ def save_figure(figure, stem: Path | str) -> list[Path]:
 def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     """mIoU of each recipe, or method, under each vocabulary mode, with its interval; returns the axes."""
     rows = pd.DataFrame(
-        [dict(recipe=legible(r.recipe), mode=r.mode, miou=100 * r.summary["miou"][protocol]) for r in runs]
+        [dict(recipe=legible(r.recipe), mode=r.mode, miou=_percent(r.summary["miou"][protocol])) for r in runs]
     )
     modes = sorted(set(rows["mode"]), key=lambda mode: ([*MODES, mode].index(mode), mode))
     recipes = list(dict.fromkeys(rows.recipe))
@@ -358,7 +396,7 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     width = 0.8 / len(recipes)
     for run in runs:
         x = modes.index(run.mode) + (recipes.index(legible(run.recipe)) - (len(recipes) - 1) / 2) * width
-        ax.vlines(x, *(100 * end for end in run.summary["intervals"][protocol]), color="0.25", lw=1)
+        ax.vlines(x, *map(_percent, run.summary["intervals"][protocol]), color="0.25", lw=1)
     ax.set_xticks(range(len(modes)), [legible(mode) or "no modes" for mode in modes])
     ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)

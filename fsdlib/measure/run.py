@@ -105,8 +105,8 @@ def evaluate(
 
     Raises ValueError for parameters that make no sense, before anything is read, for a folder in, around or equal to the
     dataset's, for one that holds others' files, and for one with results of another configuration, unless `replace` says
-    to delete those; FolderInUse where another run works in it; ModelUnavailable, at the first image, where the models
-    cannot be loaded.
+    to delete those, and for a row of an image that makes no sense though its hash fits; FolderInUse where another run
+    works in it; ModelUnavailable, at the first image, where the models cannot be loaded.
     """
     check_settings(
         limit,

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from fsdlib import pictures
 from fsdlib.measure import scores
@@ -45,7 +47,7 @@ class Evaluation:
     wanted: int
 
     def __repr__(self) -> str:
-        mious = (self.summary["miou"] or {}).items()
+        mious = [(protocol, value) for protocol, value in (self.summary["miou"] or {}).items() if value is not None]
         scores = ", ".join(f"{protocol} {100 * value:.1f} %" for protocol, value in mious) or "no scores"
         return f"{self.summary['dataset']}, {self.counted}: mIoU {scores} ({self.folder})"
 
@@ -109,22 +111,132 @@ def read_record(path: Path) -> dict | None:
 
 def read_summary(folder: Path) -> dict:
     """A finished run's summary; raises ValueError where it is not there, not whole or of another form."""
-    summary = read_record(folder / "summary.json")
-    if summary is None or not _has_form(summary):
-        raise ValueError(f"{folder / 'summary.json'} is missing, empty or cut: evaluate again, which writes it anew")
+    path = folder / "summary.json"
+    summary = read_record(path)
+    if summary is None:
+        raise ValueError(f"{path} is missing, empty or cut: evaluate again, which writes it anew")
+    if fault := _fault(summary):
+        raise ValueError(
+            f"{path} is not whole ({fault} is missing or of another kind): evaluate again, which writes it anew"
+        )
     return summary
 
 
-def _has_form(summary: dict) -> bool:
-    """Whether a summary says of which run and of how many images it is, as all who read one ask first."""
-    recipe = summary.get("recipe")  # methods of one's own may call anything so
-    texts = ["hash", "dataset", *(("models", "vocabulary_mode") if isinstance(recipe, dict) else ())]
-    return (
-        all(isinstance(summary.get(name), str) for name in texts)
-        and type(summary.get("images")) is int
-        and isinstance(summary.get("failed", {}), dict)
-        and (not isinstance(recipe, dict) or isinstance(recipe.get("name"), str))
-    )
+Share = FiniteFloat | None  # 0 to 1; None where there was nothing to take a mean of
+Kind = TypeVar("Kind")
+Interval = Annotated[list[Share], Field(min_length=2, max_length=2)]
+
+
+class Form(BaseModel):
+    """What an object in a summary must have; it may have more."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class OfProtocols(Form, Generic[Kind]):
+    dataset: Kind
+    per_image: Kind
+    per_image_union: Kind
+
+
+class Metrics(Form):
+    miou: Share
+    pixel_accuracy: Share
+    mean_accuracy: Share
+    frequency_weighted_iou: Share
+    per_image_miou: Share
+    per_image_union_miou: Share
+
+
+class OfPartition(Form):
+    majority_miou: Share
+    hungarian_miou: Share
+    boundary_f: Share
+
+
+class OfPartitions(Form):
+    clusters: OfPartition
+    painted: OfPartition
+
+
+class Naming(Form):
+    accuracy: Share
+
+
+class OfWords(Form):
+    recall: Share
+    precision: Share
+
+
+class OfCaption(
+    Form
+):  # a default is not checked, and so says that an entry may be missing, but not that it may be null
+    spoken: Annotated[OfWords, Field(default=None)]
+    candidates: Annotated[OfWords, Field(default=None)]
+
+
+class Counted(Form):
+    """What every summary says: of which run it is, and over how many images."""
+
+    hash: str
+    dataset: str
+    centre_crops: bool
+    images: NonNegativeInt
+    expected: NonNegativeInt | None
+    failed: dict
+    complete: bool
+
+
+class Scored(Form):
+    """What else a summary says where any image has a mask to compare with."""
+
+    miou: OfProtocols[Share]
+    intervals: OfProtocols[Interval]
+    empty: OfProtocols[Share]
+    with_background: Annotated[Metrics, Field(default=None)]
+    without_background: Metrics
+    iou_of_classes: dict[str, Share]
+    masks: OfPartitions
+    naming: Naming
+    caption: OfCaption
+
+
+class Named(Form):
+    name: str
+
+
+class OfRecipe(Form):
+    """What else a summary says where its method has a recipe."""
+
+    recipe: Named
+    models: str
+    vocabulary_mode: str
+
+
+class OfTimings(Form):
+    """timing.json."""
+
+    seconds_an_image: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
+
+
+def _fault(summary: dict) -> str | None:
+    """The first entry that a summary lacks or has of another kind than its readers expect, None where there is none."""
+    forms: list[type[Form]] = [Counted]
+    if summary.get("miou"):
+        forms.append(Scored)
+    if isinstance(summary.get("recipe"), dict):
+        forms.append(OfRecipe)
+    return fault(summary, *forms)
+
+
+def fault(content: dict, *forms: type[Form]) -> str | None:
+    """The first entry of an object that one of the forms does not take, such as "miou.dataset", None where there is none."""
+    for form in forms:
+        try:
+            form.model_validate(content)
+        except ValidationError as error:
+            return ".".join(map(str, error.errors()[0]["loc"]))
+    return None
 
 
 def sealed(row: dict) -> str:
@@ -238,7 +350,10 @@ class Totals:
             for how in MATCHINGS:
                 for truth, prediction, pixels in quality[how]:
                     self.matched[name][how][truth, prediction] += pixels
-            self.boundary[name].append(np.nan if quality["boundary_f"] is None else float(quality["boundary_f"]))
+            boundary = quality["boundary_f"]
+            if boundary is not None and not 0 <= boundary <= 1:
+                raise ValueError("a boundary F is 0 to 1")
+            self.boundary[name].append(np.nan if boundary is None else boundary)
         self.named += len(row["named"])
         self.named_right += sum(label == other for label, other in row["named"])
         for tally, said in ((self.spoken, row["spoken"]), (self.candidates, row["candidates"])):
@@ -402,7 +517,7 @@ def _understood(of_row: Path) -> Iterator[None]:
 
 def _is_over_more(path: Path, digest: str, images: int) -> bool:
     stored = read_record(path)
-    if stored is None or stored.get("hash") != digest or not _has_form(stored):
+    if stored is None or stored.get("hash") != digest or _fault(stored):
         return False
     return stored["images"] + len(stored.get("failed", {})) > images
 

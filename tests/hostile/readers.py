@@ -553,8 +553,17 @@ class Runs(Reader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runs = self.report.find_runs(self.run.parent)
+        for table in (self.report.all_scores, self.report.stage_scores):
+            assert len(table(runs)) == len(runs)
+        as_voc = [self.report.Run(run.folder, run.summary | dict(dataset="voc12")) for run in runs]
+        for protocol in self.report.PROTOCOLS:
+            self.report.beside_published(as_voc, protocol)
         for run in runs:
-            assert isinstance(f"{run.title} {run.timing}", str)
+            assert isinstance(run.title, str)
+            looks = [
+                functools.partial(look, run) for look in (self.report.best_median_worst, self.report.worst_confusions)
+            ]
+            self.each(*looks, lambda: run.objects.share.mean(), lambda: run.images.regions.max(), lambda: run.timing)
 
 
 class Weights(Reader):

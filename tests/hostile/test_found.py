@@ -9,6 +9,7 @@ import scipy.io
 from PIL import Image
 
 from fsdlib import pictures
+from fsdlib.measure import report
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import IncompleteDataset
 from fsdlib.measure.run import evaluate
@@ -158,6 +159,8 @@ def rewritten(path, **changes):
         dict(caption=...),
         dict(mapping=[1]),
         dict(masks=7),
+        dict(masks={name: dict(majority=[], hungarian=[], boundary_f=10**400) for name in ("clusters", "painted")}),
+        dict(masks={name: dict(majority=[], hungarian=[], boundary_f=1.5) for name in ("clusters", "painted")}),
         dict(present=["no class"]),
     ],
 )
@@ -166,6 +169,14 @@ def test_a_row_that_is_sealed_and_makes_no_sense_is_an_error(changes, run, datas
     rewritten(run / "images/p2.json", **changes)
     with pytest.raises(ValueError, match=r"p2\.json makes no sense|a confusion count of 3 classes cannot be read"):
         evaluate(dataset, method, run, batch_size=2)
+
+
+def test_a_negative_seed_in_a_runs_record_is_refused(run, dataset):
+    """run.json with a seed of -1, to verify -> refused with the file's name"""
+    path = run / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(seed=-1)))
+    with pytest.raises(ValueError, match=r"run\.json is missing or not whole"):
+        verify(run, dataset)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +189,110 @@ def test_timings_of_another_form_count_as_cut(timing, run, dataset, method, cont
     assert found(run, dataset, 2) is None
     evaluate(dataset, method, run, batch_size=2)
     assert contents(run) == before and json.loads((run / "timings/p2.json").read_text())["seconds"] == dict(look=0.1)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["complete"], ...),
+        (["expected"], "6"),
+        (["images"], 6.5),
+        (["failed"], []),
+        (["miou", "dataset"], ...),
+        (["miou", "per_image"], float("nan")),
+        (["miou"], [0.5]),
+        (["empty", "per_image_union"], 10**400),
+        (["intervals", "dataset"], [0.1]),
+        (["intervals", "dataset", 1], "0.2"),
+        (["with_background"], None),
+        (["without_background", "pixel_accuracy"], ...),
+        (["iou_of_classes", "cat"], True),
+        (["masks", "painted"], 3),
+        (["naming"], ...),
+        (["caption", "spoken"], None),
+    ],
+)
+def test_a_summary_without_what_the_report_needs_is_left_out_with_the_entrys_name(
+    place, value, run, dataset, method, everything
+):
+    """a summary of valid JSON that lacks an entry, or has it of another kind -> left out with a warning that names it; made anew"""
+    before, path = everything(run), run / "summary.json"
+    summary = inner = json.loads(path.read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    path.write_text(json.dumps(summary))
+    named = r"\.".join(map(str, place))
+    with pytest.warns(
+        UserWarning, match=rf"left out: .*summary\.json is not whole \({named}.* is missing or"
+    ) as warned:
+        assert report.find_runs(run.parent) == [] and len(warned) == 1
+    evaluate(dataset, method, run, batch_size=2)
+    assert everything(run) == before and len(report.find_runs(run.parent)) == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[: content.rindex(b",")] + b"\n",
+        lambda content: content + content.splitlines()[-1] + b"\n",
+        lambda content: content.replace(content.splitlines()[0], b"a,b"),
+        lambda content: content.rsplit(b",", 1)[0] + b",seven\n",
+        lambda content: content + b"a" * 200_000 + b",b,1\n",
+        lambda content: b"\xff\xfe" + content,
+        None,
+    ],
+    ids=[
+        "empty",
+        "cut by a byte",
+        "a cell short",
+        "a line twice",
+        "other columns",
+        "a word",
+        "long",
+        "no text",
+        "missing",
+    ],
+)
+@pytest.mark.parametrize("name", ["objects", "confusion"])
+def test_a_table_that_is_not_whole_is_an_error_with_its_name(name, spoil, run, dataset, method, everything):
+    """a table of a run that is missing, cut, or has other columns, lines or letters -> the report names it; made anew"""
+    before, path = everything(run), run / f"{name}.csv"
+    path.write_bytes(spoil(path.read_bytes())) if spoil else path.unlink()
+    (one,) = report.find_runs(run.parent)
+    with pytest.raises(ValueError, match=rf"{name}\.csv is missing or not whole .*: evaluate again"):
+        getattr(one, name)
+    evaluate(dataset, method, run, batch_size=2)
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"seconds_an_image": 3}', '{"seconds_an_image": {"a": "1"}}']
+)
+def test_a_runs_timings_that_are_not_whole_are_an_error_with_their_name(content, run, dataset, method, everything):
+    """timing.json that is empty, cut, or of another form; none -> the report names it; no timings"""
+    before, path = everything(run), run / "timing.json"
+    path.write_text(content)
+    (one,) = report.find_runs(run.parent)
+    with pytest.raises(ValueError, match=r"timing\.json is empty, cut or of another form: evaluate again"):
+        one.timing  # noqa: B018
+    evaluate(dataset, method, run, batch_size=2)
+    assert everything(run) == before and one.timing["images"] == 6
+    path.unlink()
+    assert one.timing is None
+
+
+def test_a_run_over_void_alone_stands_in_the_tables_without_scores(dataset, method, tmp_path):
+    """a run over a picture whose mask is void alone -> empty cells in the report's tables"""
+    Image.new("L", (16, 12), 255).save(dataset.root / "masks/p0.png")
+    run = evaluate(open_dataset("folder", dataset.root), method, tmp_path / "runs/one", limit=1)
+    runs = report.find_runs(tmp_path / "runs")
+    assert run.summary["miou"]["dataset"] is None and "mIoU per_image 52.6 %" in str(run)
+    table = report.all_scores(runs)
+    assert table["mIoU dataset"].isna().all() and table["interval dataset"].tolist() == [""]
+    assert report.stage_scores(runs)["caption recall"].isna().all() and runs[0].objects.empty

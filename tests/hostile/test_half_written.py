@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from six_pictures import Brightness
 
 from fsdlib import models
 from fsdlib.measure.report import find_runs
@@ -104,15 +105,13 @@ def test_whoever_looks_at_a_label_map_that_is_not_whole_hears_its_name(way, run,
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_report_leaves_out_a_run_whose_summary_is_not_whole_and_says_so(way, tmp_path):
+def test_the_report_leaves_out_a_run_whose_summary_is_not_whole_and_says_so(way, dataset, tmp_path):
     """a report over two runs, the summary of one not whole -> a warning, and the other"""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        summary = dict(hash=name, miou=dict(dataset=0.5), recipe=dict(name="paper"), vocabulary_mode="closed", images=1)
-        (tmp_path / name / "summary.json").write_text(json.dumps(summary | dict(dataset="scenes", models="mini")))
-    spoil(tmp_path / "one/summary.json", way)
+    for name, threshold in (("one", 64), ("two", 128)):
+        evaluate(dataset, Brightness(threshold), tmp_path / "runs" / name)
+    spoil(tmp_path / "runs/one/summary.json", way)
     with pytest.warns(UserWarning, match=r"left out: .*one/summary.json is missing, empty or cut: evaluate again"):
-        assert [run.folder.name for run in find_runs(tmp_path)] == ["two"]
+        assert [run.folder.name for run in find_runs(tmp_path / "runs")] == ["two"]
 
 
 # --------------------------------------------------------------------------------------------- models

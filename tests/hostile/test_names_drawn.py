@@ -70,7 +70,7 @@ def seen(texts):
 
 
 def test_every_figure_of_the_report_is_drawn_and_saved(runs, tmp_path):
-    """classes and a method with dollars, braces, backslashes, percent signs and an emoji, in the report's figures -> drawn to the letter, no warning"""
+    """classes and a method with dollars, braces, backslashes, percent signs and an emoji, in the figures -> drawn to the letter, the emoji by its name; no warning"""
     for show in (report.show_modes, report.show_by_number, report.show_by_size, report.show_stages):
         axes = show(runs)
         title = "look" if show is report.show_stages else "$shifted$ [cat]"
@@ -98,7 +98,7 @@ def test_tables_are_read_as_they_were_written(runs, tmp_path):
 
 
 def test_galleries_legends_and_charts_are_drawn_to_the_letter(tmp_path):
-    """the same names in legends, titles, galleries and charts -> drawn to the letter, no warning"""
+    """the same names in legends, titles, galleries and charts -> drawn to the letter, the emoji by its name; no warning"""
     names = ["background", *CLASSES]
     labels, image = np.arange(7, dtype=np.uint8).reshape(1, 7), np.zeros((1, 7, 3), np.uint8)
     axes = figures.show_overlay(image, labels, names, title="$a$ 🐈 $")

@@ -20,12 +20,11 @@ from IPython.display import HTML
 from pandas.io.formats.style import Styler
 
 from fsdlib.figures import legible
+from fsdlib.measure import form
 from fsdlib.measure.scores import PROTOCOLS
 from fsdlib.measure.summary import (
     IMAGE_PROTOCOLS,
     PARTITIONS,
-    OfTimings,
-    fault,
     read_record,
     read_summary,
     stored_labels,
@@ -107,7 +106,7 @@ class Run:
         if not path.exists():
             return None
         timing = read_record(path)
-        if timing is None or fault(timing, OfTimings):
+        if timing is None or form.fault(timing, form.OfTimings):
             raise ValueError(f"{path} is empty, cut or of another form: evaluate again, which writes it anew")
         return timing
 

@@ -101,10 +101,14 @@ def stored_labels(folder: Path, image_id: str) -> np.ndarray | None:
 def read_record(path: Path) -> dict | None:
     """A JSON object, or None where the file is missing, empty, cut or no such thing."""
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_constant=_refuse)
     except (FileNotFoundError, RecursionError, ValueError):  # ValueError: no JSON, or no text
         return None
     return content if isinstance(content, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}, which Python alone reads")
 
 
 def read_summary(folder: Path) -> dict:
@@ -162,7 +166,7 @@ def first_not_whole(row: dict, digest: str, of_row: Path, labels: Path, timings:
     if not isinstance(row.get("id"), str) or file_stem(row["id"]) != of_row.stem:  # another image's
         return of_row
     if "failed" in row:
-        return None
+        return None if isinstance(row["failed"], str) else of_row
     if not labels.is_file() or row.get("label_map") != _sha256(labels.read_bytes()):
         return labels
     return timings if timings.exists() and _read_timing(timings) is None else None

@@ -1,5 +1,6 @@
 """Results that were changed behind a run's back: `verify` says which numbers do not follow from label maps and truth."""
 
+import hashlib
 import json
 import shutil
 
@@ -246,3 +247,14 @@ def test_a_row_whose_score_is_no_number(run, dataset, method):
     changed(run / "images/p1.json", lambda row: row["masks"]["painted"].update(boundary_f={}))
     with pytest.raises(ValueError, match="p1.json makes no sense"):
         evaluate(dataset, method, run, batch_size=2)
+
+
+@pytest.mark.parametrize("reason", [float("inf"), 1e999, 3, None, ["a"]])
+def test_a_failure_without_a_reason_in_words(reason, run, dataset, method, contents):
+    """a sealed row that failed for a number or nothing -> not whole, made anew, the same bytes as before"""
+    before = contents(run)
+    row = dict(id="p1", run=json.loads((run / "run.json").read_text())["hash"], files=dataset.content(1), failed=reason)
+    digest = hashlib.sha256(json.dumps(row).encode()).hexdigest()
+    (run / "images/p1.json").write_text(json.dumps(row | dict(row_sha256=digest)).replace("Infinity", "1e999"))
+    evaluate(dataset, method, run, batch_size=2)
+    assert contents(run) == before

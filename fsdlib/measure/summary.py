@@ -121,6 +121,10 @@ def read_summary(folder: Path) -> dict:
         raise ValueError(
             f"{path} is not whole ({fault} is missing or of another kind): evaluate again, which writes it anew"
         )
+    try:
+        json.dumps(summary, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # half a character, which JSON can name and no table can hold
+        raise ValueError(f"{path} has a text that is none: evaluate again, which writes it anew") from error
     return summary
 
 

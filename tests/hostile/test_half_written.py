@@ -149,3 +149,11 @@ def test_a_model_set_with_a_damaged_file_ends_the_run_with_where_it_lies_and_wha
     with pytest.raises(ModelUnavailable, match=f"{folder}.*(fetch|restore)"):
         evaluate(dataset, method, tmp_path / "run", batch_size=2)
     assert not list((tmp_path / "run").glob("images/*"))
+
+
+def test_a_summary_with_half_a_character_is_left_out_of_the_report(run):
+    """a summary with half of a character in it, which no table can hold -> left out of the report, named, with the remedy"""
+    text = (run / "summary.json").read_text()
+    (run / "summary.json").write_text(text.replace('"folder"', '"\\ud800"', 1))
+    with pytest.warns(UserWarning, match="summary.json has a text that is none: evaluate again"):
+        assert find_runs(run.parent) == []

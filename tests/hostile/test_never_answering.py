@@ -69,8 +69,8 @@ def hanging_at(picture, marker=None):
 def test_a_worker_of_ray_that_hangs_is_given_up_and_its_batch_done_again(dataset, method, tmp_path, contents, capsys):
     """a worker of Ray that hangs once, no thread of it runs -> given up after the limit, its batch done again, the same bytes"""
     hanging = hanging_at(dataset.image(3), tmp_path / "hung")
-    evaluate(dataset, hanging, tmp_path / "run", batch_size=2, engine="ray", workers=2, batch_seconds=5)
-    assert "a worker was given up after 5 s with images 2 to 3" in "".join(capsys.readouterr())
+    evaluate(dataset, hanging, tmp_path / "run", batch_size=2, engine="ray", workers=2, batch_seconds=20)
+    assert "a worker was given up after 20 s with images 2 to 3" in "".join(capsys.readouterr())
     evaluate(dataset, method, tmp_path / "local", batch_size=2)
     assert contents(tmp_path / "run") == contents(tmp_path / "local")
 
@@ -78,8 +78,8 @@ def test_a_worker_of_ray_that_hangs_is_given_up_and_its_batch_done_again(dataset
 def test_a_batch_that_always_hangs_costs_itself_alone(dataset, method, tmp_path):
     """a picture at which every worker of Ray hangs -> given up twice, its batch has failed and says why, all others done"""
     hanging = hanging_at(dataset.image(3))
-    arguments = dict(batch_size=2, engine="ray", workers=2, batch_seconds=3)
-    with pytest.raises(EvaluationFailed, match=r"2 of 6 images failed.*p2: TimeoutError: 2 workers took more than 3 s"):
+    arguments = dict(batch_size=2, engine="ray", workers=2, batch_seconds=15)
+    with pytest.raises(EvaluationFailed, match=r"2 of 6 images failed.*p2: TimeoutError: 2 workers took more than 15 s"):
         evaluate(dataset, hanging, tmp_path / "run", **arguments)
     assert not (tmp_path / "run/.running").exists()
     assert evaluate(dataset, method, tmp_path / "run", batch_size=2).summary["failed"] == {}

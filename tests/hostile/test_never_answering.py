@@ -79,7 +79,9 @@ def test_a_batch_that_always_hangs_costs_itself_alone(dataset, method, tmp_path)
     """a picture at which every worker of Ray hangs -> given up twice, its batch has failed and says why, all others done"""
     hanging = hanging_at(dataset.image(3))
     arguments = dict(batch_size=2, engine="ray", workers=2, batch_seconds=15)
-    with pytest.raises(EvaluationFailed, match=r"2 of 6 images failed.*p2: TimeoutError: 2 workers took more than 15 s"):
+    with pytest.raises(
+        EvaluationFailed, match=r"2 of 6 images failed.*p2: TimeoutError: 2 workers took more than 15 s"
+    ):
         evaluate(dataset, hanging, tmp_path / "run", **arguments)
     assert not (tmp_path / "run/.running").exists()
     assert evaluate(dataset, method, tmp_path / "run", batch_size=2).summary["failed"] == {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from fsdlib.measure.summary import RUNNING, keep, read_record
+from fsdlib.measure.summary import RUNNING, keep, read_record, read_row
 from fsdlib.measure.worker import Worker
 from fsdlib.models import ModelUnavailable
 
@@ -49,7 +49,7 @@ class Actor:
                 rows, own = self._within_its_time(batch, missing)
             else:
                 reason = f"{hangs} workers took more than {self.batch_seconds} s for its batch: raise batch_seconds, or find out why"
-                rows, own = self.worker.give_up(missing, TimeoutError(reason)), []
+                rows, own = self.worker.give_up(self._undone(missing), TimeoutError(reason)), []
         except ModelUnavailable as error:
             return dict(result="", unavailable=str(error))
         begun.unlink(missing_ok=True)
@@ -63,6 +63,12 @@ class Actor:
             return self.worker(batch, missing)
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _undone(self, missing: list[int]) -> list[int]:
+        """Without those that are done and only to be written again beside one that failed: what is finished stays."""
+        dataset, folder, digest = self.worker.dataset, self.worker.folder, self.worker.digest
+        rows = ((i, read_row(folder, dataset.ids[i], digest, dataset.content(i))) for i in missing)
+        return [i for i, row in rows if row is None or "failed" in row]
 
     def _hangs(self, begun: Path) -> int:
         """How many workers have hung in this batch; notes that another begins. A killed one did not use up its time."""

@@ -13,6 +13,7 @@ import pytest
 
 from fsdlib.measure.run import EvaluationFailed, evaluate
 from fsdlib.measure.segmenters import Prediction
+from fsdlib.measure.summary import sealed
 from fsdlib.project import ROOT
 
 pytestmark = pytest.mark.slow  # waits
@@ -85,3 +86,23 @@ def test_a_batch_that_always_hangs_costs_itself_alone(dataset, method, tmp_path)
         evaluate(dataset, hanging, tmp_path / "run", **arguments)
     assert not (tmp_path / "run/.running").exists()
     assert evaluate(dataset, method, tmp_path / "run", batch_size=2).summary["failed"] == {}
+
+
+def test_a_batch_that_hangs_beside_a_finished_image_leaves_that_finished(dataset, method, tmp_path):
+    """a failed image whose batch now hangs at every worker of Ray -> it fails again, the finished one beside it stays"""
+    whole = evaluate(dataset, method, tmp_path / "run", batch_size=2)
+    (tmp_path / "run/images/p3.json").write_text(
+        sealed(dict(id="p3", run=whole.summary["hash"], failed="ValueError: once"))
+    )
+    kept = (tmp_path / "run/images/p2.json").read_bytes()
+    with pytest.raises(EvaluationFailed, match=r"1 of 6 images failed.*p3: TimeoutError"):
+        evaluate(
+            dataset,
+            hanging_at(dataset.image(3)),
+            tmp_path / "run",
+            batch_size=2,
+            engine="ray",
+            workers=1,
+            batch_seconds=15,
+        )
+    assert (tmp_path / "run/images/p2.json").read_bytes() == kept

@@ -1,5 +1,6 @@
 """The table of hostile inputs: every hostile test has its row, and what is in the table is what happened."""
 
+import multiprocessing
 import subprocess
 import sys
 
@@ -138,9 +139,10 @@ class Hoarding(Brightness):
         return super().segment(images, vocabulary, present, seed)
 
 
-def test_a_method_that_keeps_something_of_each_picture_is_found():
-    held = soak.soaked(Hoarding(), images=120)
+@pytest.mark.slow  # processes of their own: one that has done much has room to give before it asks for more
+@pytest.mark.parametrize(("method", "least", "most"), [(Hoarding, 800, 1200), (Brightness, -200, 200)])
+def test_a_method_that_keeps_something_of_each_picture_is_found(method, least, most):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        held = pool.apply(soak.soaked, (method(), 120))
     assert [images for images, _ in held] == list(range(0, 121, 4))
-    assert soak.growth(held, warm=40) > 0.8 * 1000
-    Hoarding.kept.clear()
-    assert soak.growth(soak.soaked(Brightness(), images=120), warm=40) < 0.2 * 1000
+    assert least < soak.growth(held, warm=40) < most

@@ -37,8 +37,11 @@ def folder_of(root, names=("one",)):
 
 def make(*said, bin=BIN, **environment):
     command = ["make", "-o", ".venv/installed", f"BIN={bin}", *said]
-    environment = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | environment
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # of a make around this one
+    own |= dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1") | environment
+    return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The table of hostile inputs: every hostile test has its row, and what is in the table is what happened."""
 
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_row_that_did_not_run_fails():
 
 
 def test_the_figures_of_fuzzing_and_soak_stand_below_and_can_fail():
-    text, failed = robustness.page([], {}, FUZZ, SOAK)
+    text, failed = robustness.page([], {}, dict(readers=FUZZ), SOAK)
     assert "| picture | 1,200 | 100 | 1,000 ValueError, 100 OSError | none | pass |" in text
     assert "| mask | 10 | 10 | none | 1 | **FAIL** |" in text
     assert (
@@ -146,3 +147,21 @@ def test_a_method_that_keeps_something_of_each_picture_is_found(method, least, m
         held = pool.apply(soak.soaked, (method(), 120))
     assert [images for images, _ in held] == list(range(0, 121, 4))
     assert least < soak.growth(held, warm=40) < most
+
+
+def test_what_the_fuzzing_writes_is_what_the_table_reads(tmp_path):
+    figures = tmp_path / "fuzz.json"
+    command = [
+        sys.executable,
+        HOSTILE / "fuzz.py",
+        "classes",
+        "--seconds",
+        "1",
+        "--write",
+        tmp_path,
+        "--figures",
+        figures,
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    text, failed = robustness.page([], {}, json.loads(figures.read_text()), None)
+    assert failed == [] and "| classes | " in text

@@ -92,7 +92,7 @@ def page(
             lines.append((put_in, came_out, cases, "pass" if passes else "**FAIL**"))
         parts += ["", f"## {heading}", "", *table(("put in", "came out", "cases", ""), lines)]
     if fuzz:
-        lines = [_fuzzed(reader, fuzz[reader], failed) for reader in sorted(fuzz)]
+        lines = [_fuzzed(reader, figures, failed) for reader, figures in sorted(fuzz["readers"].items())]
         parts += ["", "## Files broken at random, by reader", "", "`python tests/hostile/fuzz.py`", ""]
         parts += table(("reader", "cases", "read", "refused", "anything else", ""), lines)
     if soak:
@@ -143,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="that run the tests")
     given = parser.parse_args(arguments)
     files = [path.resolve() for path in given.files] or sorted(HERE.glob("test_*.py"))
-    outcomes = Outcomes()
+    fuzz, soak, outcomes = _figures(given.fuzz), _figures(given.soak), Outcomes()
     parallel = ["-n", str(given.processes), "--dist", "loadscope"] if given.processes > 1 else []
     ended = pytest.main([*map(str, files), f"--rootdir={ROOT}", *parallel], plugins=[outcomes])
-    text, failed = page(files, outcomes.of_function, _figures(given.fuzz), _figures(given.soak))
+    text, failed = page(files, outcomes.of_function, fuzz, soak)
     write_atomically(given.output, text)
     print(f"{given.output}: {'every row passes' if not failed else f'{len(failed)} rows fail'}", *failed, sep="\n  ")
     return int(bool(failed) or ended != pytest.ExitCode.OK)

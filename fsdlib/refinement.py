@@ -7,8 +7,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydensecrf.densecrf import DenseCRF2D
-from pydensecrf.utils import unary_from_labels
-from scipy.special import softmax
+from scipy.special import expit, logit, softmax
 
 from fsdlib.choice import Choice, Several
 from fsdlib.clusters import enlarged
@@ -16,6 +15,8 @@ from fsdlib.vocabulary import VOID
 
 # How much sharper than the local standard deviation PAMR cuts: the factor of its authors' release.
 _PAMR_SHARPNESS = 0.1
+# Masks that a CRF filters at once: its filter works on four numbers at a time, and each more takes memory a pixel.
+_MASKS_TOGETHER = 4
 
 
 class Refinement(Choice):
@@ -86,24 +87,41 @@ class Crf(_Bounded):
     iterations: PositiveInt = Field(10, description="mean-field iterations")
 
     def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        refined = np.zeros_like(masks)
-        for number, mask in enumerate(masks):
-            refined[number] = np.argmax(self.marginals(image, mask, scale), axis=0)
-        return refined
+        return self.marginals(image, masks, scale) > 0.5
 
-    def marginals(self, image: np.ndarray, mask: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """What the mean field believes of every pixel of one (H, W) bool mask, (2, H, W) float32: to be out of it, and in it.
+    def marginals(self, image: np.ndarray, masks: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        """What the mean field believes of every pixel: how probably it is in each mask, (K, H, W) float32.
 
-        scale: how much smaller the picture is than the one whose pixels the deviations are in.
+        masks: (K, H, W) bool, each refined for itself. scale: how much smaller the picture is than the one whose pixels
+        the deviations are in.
         """
-        height, width = mask.shape
-        crf = DenseCRF2D(width, height, 2)
-        crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, self.gt_prob, zero_unsure=False))
+        count, (height, width) = len(masks), image.shape[:2]
+        together = min(count, _MASKS_TOGETHER)
+        crf = DenseCRF2D(width, height, together)
+        crf.setUnaryEnergy(np.zeros((together, height * width), np.float32))
         crf.addPairwiseGaussian(sxy=scale * self.gaussian_sxy, compat=self.gaussian_compat)
         image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
         appearance = dict(sxy=scale * self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
         crf.addPairwiseBilateral(rgbim=image, **appearance)
-        return np.asarray(crf.inference(self.iterations), np.float32).reshape(2, height, width)
+        # pydensecrf filters every label's map for itself, so the labels of one CRF may be several masks, each by its
+        # belief to be in; the messages of being out follow, since both beliefs are one together and filters are linear
+        belief, message, compatible = (crf.startInference()[0] for _ in range(3))
+        beliefs, messages = np.asarray(belief), np.asarray(message)
+        beliefs[:] = 1
+        crf.stepInference(belief, message, compatible)
+        of_both = messages[0].copy()
+        certain = logit(np.float32(self.gt_prob))
+        marginals = np.zeros((count, height * width), np.float32)
+        for start in range(0, count, together):
+            group = masks[start : start + together].reshape(-1, height * width)
+            unary = np.where(group, certain, -certain)
+            beliefs[:] = 0
+            beliefs[: len(group)] = expit(unary)
+            for _ in range(self.iterations):
+                crf.stepInference(belief, message, compatible)
+                beliefs[: len(group)] = expit(unary + 2 * messages[: len(group)] - of_both)
+            marginals[start : start + together] = beliefs[: len(group)]
+        return marginals.reshape(masks.shape)
 
 
 class Pamr(_Bounded):

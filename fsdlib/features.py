@@ -281,6 +281,24 @@ def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -
     return torch.cat(resized).numpy()
 
 
+def spanned(array: np.ndarray) -> np.ndarray:
+    """A map of more channels than positions in coordinates of what its positions span: (C, h, w) to (h * w, h, w) float32.
+
+    Distances and angles between positions, and between their weighted means, are what they were, so that clusters of the
+    one are clusters of the other. A map of fewer channels is returned as it is.
+
+    >>> map_of_two = np.array([[[3.0, 0.0]], [[4.0, 0.0]], [[0.0, 2.0]]], np.float32)  # 3 channels, 1 x 2 positions
+    >>> np.abs(spanned(map_of_two).round(6)).tolist()  # of lengths 5 and 2, at right angles
+    [[[5.0, 0.0]], [[0.0, 2.0]]]
+    """
+    channels, height, width = array.shape
+    if channels <= height * width:
+        return array
+    # columns of Q are the axes, columns of R the positions' coordinates along them
+    triangle = np.linalg.qr(array.reshape(channels, -1).astype(np.float64), mode="r")
+    return triangle.reshape(-1, height, width).astype(np.float32)
+
+
 @torch.no_grad()
 def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, prompt: str) -> np.ndarray:
     """How much every position looks at every token: softmax over tokens of QK^T / sqrt(d), the mean over heads.
@@ -374,7 +392,10 @@ class Features(Choice):
         raise NotImplementedError
 
     def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
-        """One picture's maps, (C, h, w) each, as one array of features: (C, grid, grid) float32."""
+        """One picture's maps, (C, h, w) each, as one array of features: (channels, grid, grid) float32.
+
+        Distances and angles between positions count, not what a channel means: they may be in other coordinates.
+        """
         raise NotImplementedError
 
 
@@ -399,4 +420,11 @@ class UNetFeatures(Features):
         return list(map(str, taps)), maps
 
     def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
-        return stack(maps, self.grid, self.normalise)
+        # a map that is scaled for itself is turned for itself; maps that are only resized, all of one size together
+        alike = [[array] for array in maps] if self.normalise else _by_size(maps)
+        return stack([spanned(np.concatenate(arrays)) for arrays in alike], self.grid, self.normalise)
+
+
+def _by_size(maps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    sizes = dict.fromkeys(array.shape[1:] for array in maps)
+    return [[array for array in maps if array.shape[1:] == size] for size in sizes]

@@ -9,9 +9,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from fsdlib.clusters import KMeans, silhouette
 from fsdlib.features import (
     Layer,
     Tap,
+    UNetFeatures,
     anatomy,
     cross_attention_maps,
     decode,
@@ -21,6 +23,7 @@ from fsdlib.features import (
     latents,
     noised,
     similarity_map,
+    spanned,
     stack,
 )
 from fsdlib.models import Diffusion, load_autoencoder, load_diffusion
@@ -550,3 +553,41 @@ def test_a_model_of_sdxls_kind_gives_features(small_sdxl, scenes):
 
 def test_words_of_a_model_of_sdxls_kind_are_encoded_by_its_first_encoder(small_sdxl):
     assert small_sdxl.encode_text(["a cat", "a dog"]).shape == (2, 32, 32)
+
+
+# ------------------------------------------------------------------------------------------------- coordinates
+
+
+def of_many_channels(sizes=((500, 8), (400, 8), (300, 16))):
+    """Maps with more channels than positions, but for the last, whose channels differ in strength as a UNet's do."""
+    generator = np.random.default_rng(0)
+    return [
+        (generator.standard_normal((channels, side, side)) * generator.exponential(5, (channels, 1, 1))).astype(
+            np.float32
+        )
+        for channels, side in sizes
+    ]
+
+
+def test_a_map_has_as_many_coordinates_as_positions():
+    many, _, few = of_many_channels()
+    assert spanned(many).shape == (64, 8, 8) and spanned(many).dtype == np.float32
+    inner = np.tensordot(many, many.astype(np.float64), (0, 0))
+    assert np.allclose(np.tensordot(spanned(many), spanned(many), (0, 0)), inner, atol=1e-5 * inner.max())
+    assert (
+        spanned(few).shape == (256, 16, 16)
+        and spanned(few[:255]) is not few
+        and np.array_equal(spanned(few[:9]), few[:9])
+    )
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_clusters_of_coordinates_are_those_of_the_stacked_features(normalise):
+    maps = of_many_channels()
+    whole, turned = stack(maps, 32, normalise), UNetFeatures(normalise=normalise).stacked(maps)
+    assert len(whole) == 1200 and len(turned) == (64 + 64 + 256 if normalise else 64 + 256)
+    for seed in range(3):
+        assert np.array_equal(KMeans(count=5).group(whole, seed), KMeans(count=5).group(turned, seed))
+    assert silhouette(turned, KMeans().group(whole)) == pytest.approx(
+        silhouette(whole, KMeans().group(whole)), abs=1e-6
+    )

@@ -155,7 +155,9 @@ def test_the_crf_is_mean_field_over_all_pairs_with_symmetric_normalisation(optio
     image[2:6, 2:6] = (200, 80, 60)
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:5] = mask[1, 1] = True
-    assert np.abs(by_brute_force(image, mask, **options)[1] - Crf(**options).marginals(image, mask[None])[0]).max() < 0.05
+    assert (
+        np.abs(by_brute_force(image, mask, **options)[1] - Crf(**options).marginals(image, mask[None])[0]).max() < 0.05
+    )
 
 
 def test_the_kernels_worked_by_hand():

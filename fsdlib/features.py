@@ -295,7 +295,7 @@ def spanned(array: np.ndarray) -> np.ndarray:
     if channels <= height * width:
         return array
     # columns of Q are the axes, columns of R the positions' coordinates along them
-    triangle = np.linalg.qr(array.reshape(channels, -1).astype(np.float64), mode="r")
+    triangle = np.asarray(np.linalg.qr(array.reshape(channels, -1).astype(np.float64), mode="r"))
     return triangle.reshape(-1, height, width).astype(np.float32)
 
 

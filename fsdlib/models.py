@@ -11,7 +11,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, wraps
@@ -311,6 +312,38 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise ValueError("no text is given to be encoded: give at least one")
 
 
+class Newest(OrderedDict):
+    """Results by key, so many at most: that which was asked for longest ago goes first.
+
+    >>> kept = Newest(most=2)
+    >>> [kept.of(key, lambda: key.upper()) for key in ("a", "b", "a", "c")], list(kept)
+    (['A', 'B', 'A', 'C'], ['a', 'c'])
+    """
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What is kept under the key, made and kept where nothing is."""
+        if key in self:
+            self.move_to_end(key)
+            return self[key]
+        made = make()
+        self.keep(key, made)
+        return made
+
+    def keep(self, key: Hashable, made: Any) -> None:
+        self[key] = made
+        self.move_to_end(key)
+        while len(self) > self.most:
+            self.popitem(last=False)
+
+
+# A text of Stable Diffusion's takes a quarter of a MiB, one of CLIP's a few KiB, a class list of either about one MiB.
+_TEXTS, _VECTORS, _CLASS_LISTS = 256, 8192, 16
+
+
 @dataclass
 class Captioner:
     """A BLIP or BLIP-2 with its processor."""
@@ -323,7 +356,8 @@ class Captioner:
 class Diffusion:
     """A latent diffusion model: UNet, the encoder half of its autoencoder, text encoders, noise schedule.
 
-    side: pixels of the square image it works on. Encoded texts are kept, so that each is encoded once.
+    side: pixels of the square image it works on. The texts last encoded are kept; so is, in `of_classes`, what stages make
+    of whole class lists.
     """
 
     unet: UNet2DConditionModel
@@ -331,7 +365,8 @@ class Diffusion:
     text_encoders: list[torch.nn.Module]
     tokenizers: list[CLIPTokenizer]
     scheduler: DDPMScheduler
-    _encoded: dict[str, tuple[torch.Tensor, ...]] = field(default_factory=dict, repr=False)
+    of_classes: Newest = field(default_factory=lambda: Newest(_CLASS_LISTS), init=False, repr=False, compare=False)
+    _encoded: Newest = field(default_factory=lambda: Newest(_TEXTS), init=False, repr=False, compare=False)
 
     @property
     def side(self) -> int:
@@ -354,14 +389,12 @@ class Diffusion:
 
         Raises ValueError without texts, and NotFinite where a number is not finite.
         """
-        self._remember(texts)
-        return torch.stack([self._encoded[text][0] for text in texts]).float().cpu().numpy()
+        return torch.stack([first for first, _, _ in self._encodings(texts)]).float().cpu().numpy()
 
     @torch.no_grad()
     def condition(self, prompt: str, count: int) -> dict:
         """What the UNet takes besides latents and timesteps, for `count` images under one prompt."""
-        self._remember([prompt])
-        _, states, pooled = self._encoded[prompt]
+        _, states, pooled = self._encodings([prompt])[0]
         arguments = dict(encoder_hidden_states=states.expand(count, -1, -1))
         if (
             self.unet.config.addition_embed_type == "text_time"
@@ -374,11 +407,19 @@ class Diffusion:
             )
         return arguments
 
-    def _remember(self, texts: Sequence[str]) -> None:
+    def _encodings(self, texts: Sequence[str]) -> list[tuple]:
+        """Of each text the first encoder's last states, the states that the UNet takes, and the pooled vector, if any."""
         _check_texts(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
-        if not new:
-            return
+        found = {text: self._encoded[text] for text in texts if text in self._encoded}
+        new = [text for text in dict.fromkeys(texts) if text not in found]
+        # a long class list in parts, so that its states are not all in memory beside what is kept of them
+        for start in range(0, len(new), _TEXTS):
+            found |= self._encoded_anew(new[start : start + _TEXTS])
+        for text in texts:
+            self._encoded.keep(text, found[text])
+        return [found[text] for text in texts]
+
+    def _encoded_anew(self, new: Sequence[str]) -> dict[str, tuple]:
         outputs = []
         for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
             ids = tokenizer(
@@ -388,23 +429,28 @@ class Diffusion:
         first, pooled = outputs[0].last_hidden_state, getattr(outputs[-1], "text_embeds", None)
         # one text encoder: its last states; two (the SDXL family): the states before the last of both, side by side
         states = first if len(outputs) == 1 else torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        found = {}
         for i, text in enumerate(new):
-            encoded = first[i], states[i], None if pooled is None else pooled[i]
-            for tensor in filter(torch.is_tensor, encoded):
+            found[text] = first[i], states[i], None if pooled is None else pooled[i]
+            for tensor in filter(torch.is_tensor, found[text]):
                 _finite(tensor, "the text encoder", repr(text))
-            self._encoded[text] = encoded
+        return found
 
 
 @dataclass
 class Clip:
-    """An open_clip CLIP with its preprocessing and tokenizer. Encoded texts are kept, so that each is encoded once."""
+    """An open_clip CLIP with its preprocessing and tokenizer.
+
+    The texts last encoded are kept; so is, in `of_classes`, what stages make of whole class lists.
+    """
 
     model: torch.nn.Module
     preprocess: Callable
     tokenizer: Callable
     device: torch.device
     dtype: torch.dtype = torch.float32  # of pixels; of the weights only normalisations and embeddings may differ
-    _encoded: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    of_classes: Newest = field(default_factory=lambda: Newest(_CLASS_LISTS), init=False, repr=False, compare=False)
+    _encoded: Newest = field(default_factory=lambda: Newest(_VECTORS), init=False, repr=False, compare=False)
 
     @property
     def temperature(self) -> float:
@@ -415,12 +461,15 @@ class Clip:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """(len(texts), D) float32, of unit length. Raises ValueError without texts, NotFinite where a number is not finite."""
         _check_texts(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+        found = {text: self._encoded[text] for text in texts if text in self._encoded}
+        new = [text for text in dict.fromkeys(texts) if text not in found]
         if new:
             vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
             for text, vector in zip(new, vectors):
-                self._encoded[text] = _finite(vector, "CLIP", repr(text))
-        return torch.stack([self._encoded[text] for text in texts]).numpy()
+                found[text] = _finite(vector, "CLIP", repr(text))
+        for text in texts:
+            self._encoded.keep(text, found[text])
+        return torch.stack([found[text] for text in texts]).numpy()
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:

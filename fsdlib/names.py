@@ -100,8 +100,13 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
     >>> encode_names(["cat", "dog"], models.clip, ("{}", "a photo of a {}")).shape
     (2, 128)
     """
-    vectors = np.mean([clip.encode_text([template.format(name) for name in names]) for template in templates], axis=0)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def encoded() -> np.ndarray:
+        said = ([template.format(name) for name in names] for template in templates)
+        vectors = np.mean([clip.encode_text(texts) for texts in said], axis=0)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return clip.of_classes.of((tuple(names), tuple(templates)), encoded)
 
 
 def score(

@@ -117,8 +117,12 @@ class Wording(Choice):
         >>> ClassStrings().encodings(Vocabulary.of(["cat", "hot dog"]), models.diffusion).shape
         (2, 128)
         """
-        said = ([self.class_prompt.format(way) for way in ways] for ways in self.ways(vocabulary))
-        return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
+
+        def encoded() -> np.ndarray:
+            said = ([self.class_prompt.format(way) for way in ways] for ways in self.ways(vocabulary))
+            return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
+
+        return diffusion.of_classes.of((self, vocabulary), encoded)
 
 
 class ClassStrings(Wording):

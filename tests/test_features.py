@@ -67,7 +67,7 @@ def four_levels(mini):
         cross_attention_dim=mini.diffusion.unet.config.cross_attention_dim,
     )
     torch.manual_seed(0)
-    return replace(mini.diffusion, unet=UNet2DConditionModel.from_config(configuration | small).eval(), _encoded={})
+    return replace(mini.diffusion, unet=UNet2DConditionModel.from_config(configuration | small).eval())
 
 
 def published(**changes):

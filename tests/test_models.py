@@ -39,6 +39,8 @@ from fsdlib.models import (
 )
 from fsdlib.names import pooled_patches
 from fsdlib.project import MINI, ROOT
+from fsdlib.vocabulary import Vocabulary
+from fsdlib.words import ClassStrings
 
 PUBLISHED = [source for table in (DIFFUSION, CAPTIONERS, CLIPS) for source in table.values() if source.folder is None]
 
@@ -388,6 +390,26 @@ def test_the_clips_texts_are_encoded_once(mini):
     hook.remove()
     assert counted == [2, 1]
     assert np.array_equal(with_repeats[0], with_repeats[2]) and np.array_equal(with_repeats[1], again[0])
+
+
+def test_of_many_texts_the_last_are_kept_and_all_are_right(mini):
+    diffusion, clip = replace(mini.diffusion), replace(mini.clip)
+    texts = [f"the {number}th thing" for number in range(300)]
+    together = diffusion.encode_text(texts)
+    assert len(diffusion._encoded) == 256 and np.array_equal(diffusion.encode_text(texts[-2:]), together[-2:])
+    assert np.allclose(diffusion.encode_text(texts[:2]), together[:2], atol=1e-5)
+    clip._encoded.most = 10
+    vectors = clip.encode_text(texts)
+    assert list(clip._encoded) == texts[-10:] and np.allclose(clip.encode_text(texts[:3]), vectors[:3], atol=1e-5)
+
+
+def test_a_class_list_is_encoded_once_whole_and_an_exchanged_part_forgets_it(mini):
+    diffusion, classes = replace(mini.diffusion), Vocabulary.of(["cat", "hot dog"])
+    first = ClassStrings().encodings(classes, diffusion)
+    assert ClassStrings().encodings(Vocabulary.of(["cat", "hot dog"]), diffusion) is first
+    assert ClassStrings(class_prompt="{}").encodings(classes, diffusion).shape == first.shape
+    assert not np.array_equal(ClassStrings(class_prompt="{}").encodings(classes, diffusion), first)
+    assert len(diffusion.of_classes) == 2 and len(replace(diffusion).of_classes) == 0
 
 
 def test_the_clips_vectors_have_unit_length(mini, scenes):

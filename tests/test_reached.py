@@ -71,7 +71,9 @@ def test_retrieval_is_perfect_where_texts_are_the_pictures_own_and_else_chance(m
     texts = [f"text {i}" for i in range(4)]
 
     def clip_with(order):
-        return replace(mini.clip, _encoded={text: torch.from_numpy(vectors[k]) for text, k in zip(texts, order)})
+        clip = replace(mini.clip)  # which has encoded nothing yet
+        clip._encoded.update({text: torch.from_numpy(vectors[k]) for text, k in zip(texts, order)})
+        return clip
 
     assert retrieval(dataset, texts, clip_with([0, 1, 2, 3])) == dict(caption_at_1=1.0, scene_at_1=1.0)
     assert retrieval(dataset, texts, clip_with([0, 1, 3, 2])) == dict(caption_at_1=0.5, scene_at_1=0.5)

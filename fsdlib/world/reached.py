@@ -87,7 +87,7 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
     diffusion = models.diffusion
     torch.manual_seed(seed)
     random_unet = UNet2DConditionModel.from_config(diffusion.unet.config).to(diffusion.device).eval()
-    untrained = replace(diffusion, unet=random_unet, _encoded={})
+    untrained = replace(diffusion, unet=random_unet)
     best, encoder = find_taps(diffusion, **PROBE_TAPS), find_taps(diffusion, "self_attention_output", "encoder_last")
     networks = {
         "diffusion": (diffusion, best),

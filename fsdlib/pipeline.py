@@ -51,6 +51,7 @@ class Result:
     models: dict
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict, compare=False)  # what each stage took
+    processor_seconds: dict[str, float] = field(default_factory=dict, compare=False)  # of all cores that it used
 
     @property
     def coarse(self) -> np.ndarray:
@@ -202,21 +203,28 @@ class Perception:
     taps: tuple[str, ...]
     maps: tuple[np.ndarray, ...]
     notes: tuple[str, ...] = ()
-    seconds: dict[str, float] = field(
-        default_factory=dict, compare=False
-    )  # its share of what its batch took, stage by stage
+    # its share of what its batch took, stage by stage, by the clock and of the processor
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    processor_seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 class Stopwatch:
-    """Seconds from one `lap` to the next, by stage. Every stage ends with arrays in main memory, so a GPU's work is within its lap."""
+    """Seconds from one `lap` to the next, by stage: of the clock, and of the processor, by all threads of this process.
+
+    Every stage ends with arrays in main memory, so a GPU's work is within its lap.
+    """
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
+        self.processor_seconds: dict[str, float] = {}
+        self._since = time.perf_counter(), time.process_time()
 
     def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self._since = now - self._since, now
+        now = time.perf_counter(), time.process_time()
+        self.seconds[stage], self.processor_seconds[stage] = (
+            end - start for end, start in zip(now, self._since, strict=True)
+        )
+        self._since = now
 
 
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
@@ -247,9 +255,12 @@ def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed:
         )
     note = f"features overflow in {str(precision).removeprefix('torch.')}: read again in float32"
     watch.lap("features")
-    share = {stage: seconds / len(images) for stage, seconds in watch.seconds.items()}
+    shares = [
+        {stage: seconds / len(images) for stage, seconds in taken.items()}
+        for taken in (watch.seconds, watch.processor_seconds)
+    ]
     return [
-        Perception(sentence, tuple(places), tuple(array[i] for array in maps), (note,) * (i in overflown), share)
+        Perception(sentence, tuple(places), tuple(array[i] for array in maps), (note,) * (i in overflown), *shares)
         for i, sentence in enumerate(captions)
     ]
 
@@ -316,4 +327,5 @@ def segment_perceived(
         models=models.identity,
         notes=perception.notes,
         seconds=perception.seconds | watch.seconds,
+        processor_seconds=perception.processor_seconds | watch.processor_seconds,
     )

@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ test: check ## everything: make check, all tests, nbval over the notebooks
 robustness: .venv/installed ## every hostile test, the slow ones too, as a table in reports/robustness.md (SOAK=2000: first that many pictures in one process)
 	$(if $(SOAK),TQDM_DISABLE=1 $(ONE) $(BIN)/python tests/hostile/soak.py --images $(SOAK))
 	$(ONE) $(BIN)/python tests/hostile/robustness.py
+
+bench: .venv/installed ## speed: the published flow, written plainly, beside ours; reports/speed.json (MODELS=sd14 DEVICE=cuda IMAGES=)
+	$(if $(filter mini,$(MODELS)),@$(MAKE) --no-print-directory scenes)
+	$(ONE) $(BIN)/python -m fsdlib.measure.speed --models $(MODELS) $(if $(DEVICE),--device $(DEVICE)) $(if $(IMAGES),--images $(IMAGES))
 
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)

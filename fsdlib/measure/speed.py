@@ -1,0 +1,298 @@
+"""Speed: the published flow, written plainly, beside this project's, on the same pictures with the same models.
+
+Both run in one process, picture by picture in turn, so that whatever else the machine does falls on both alike: the
+ratios are the result, and the times are this machine's. `make bench` writes reports/speed.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import sklearn.cluster
+import torch
+from pydensecrf.densecrf import DenseCRF2D
+from pydensecrf.utils import unary_from_labels
+from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
+
+from fsdlib import clusters as clustering
+from fsdlib import words
+from fsdlib.caption import BeamSearch
+from fsdlib.clusters import KMeans
+from fsdlib.features import UNetFeatures, features, image_seed, latents, stack
+from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.models import MODEL_SETS, Models, ModelUnavailable, load_models
+from fsdlib.names import OneClusterPerClass, score
+from fsdlib.pipeline import Result, Stopwatch, segment_batch
+from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
+from fsdlib.recipe import PAPER, RECIPES, Recipe
+from fsdlib.refinement import Crf, paint
+from fsdlib.vocabulary import Vocabulary
+
+STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
+KEPT = REPORTS / "speed.json"
+_ONE = dict(OMP_NUM_THREADS="1")  # thread
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What the published flow makes of a picture, and what its stages took; see `Result` for the arrays."""
+
+    caption: str
+    clusters: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+    seconds: dict[str, float]
+    processor_seconds: dict[str, float]
+
+
+def plainly(
+    image: np.ndarray, models: Models, vocabulary: Vocabulary, seed: int = 0, lists_once: bool = False
+) -> Plain:
+    """The recipe `paper` in the closed vocabulary as its description reads (METHOD), one picture and one mask at a time.
+
+    The UNet runs to its end, k-means and the silhouette see all channels, CLIP gets every mask with all texts, each mask
+    has a CRF of its own. The class list is encoded for every picture, and for every mask once more by CLIP, unless
+    `lists_once`. Captioner, samplers and seeds are those of `segment`, and so are the labels.
+    """
+    watch = Stopwatch()
+    diffusion, clip = (models.diffusion, models.clip) if lists_once else (replace(models.diffusion), None)
+    sentence = BeamSearch().caption([image], models.captioner)[0]
+    watch.lap("caption")
+
+    taps = UNetFeatures().taps.find(diffusion)
+    passed, noise = latents([image], diffusion, seed), [image_seed(image, "noise", seed)]
+    maps = [array[0] for array in features(passed, diffusion, taps, noise, to_the_end=True)]
+    watch.lap("features")
+
+    choices = PAPER.vocabulary.choices(words.words(sentence), vocabulary, diffusion, (), None, PAPER.wording)
+    watch.lap("words")
+
+    stacked = stack(maps)
+    positions = stacked.reshape(len(stacked), -1).T
+    options = dict(n_init=KMeans().restarts, random_state=image_seed(image, "clusters", seed))
+    found = sklearn.cluster.KMeans(KMeans().count, **options).fit_predict(positions)
+    clusters = found.reshape(stacked.shape[1:]).astype(np.uint8)
+    silhouette_score(positions, found)
+    masks = clustering.masks(clusters, *image.shape[:2])
+    watch.lap("clusters")
+
+    rows = [score([image * mask[..., None]], choices.texts, clip or replace(models.clip)) for mask in masks]
+    assigned = OneClusterPerClass().assign(np.concatenate(rows), choices.eligible, choices.background)
+    regions, texts = OneClusterPerClass().regions(masks, assigned)
+    watch.lap("names")
+
+    refined = [_crf_of_two_labels(image, mask) for mask in regions]
+    labels = paint(np.array(refined, bool).reshape(regions.shape), [choices.label(text) for text in texts])
+    watch.lap("refinement")
+    return Plain(sentence, clusters, masks, labels, watch.seconds, watch.processor_seconds)
+
+
+def _crf_of_two_labels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """One mask refined, (H, W) bool, as pydensecrf's documentation has it."""
+    own, (height, width) = Crf(), mask.shape
+    crf = DenseCRF2D(width, height, 2)
+    crf.setUnaryEnergy(unary_from_labels(mask.astype(np.int32), 2, own.gt_prob, zero_unsure=False))
+    crf.addPairwiseGaussian(sxy=own.gaussian_sxy, compat=own.gaussian_compat)
+    appearance = dict(sxy=own.bilateral_sxy, srgb=own.bilateral_srgb, compat=own.bilateral_compat)
+    crf.addPairwiseBilateral(rgbim=np.require(image, np.uint8, ["C", "W"]), **appearance)
+    return np.argmax(crf.inference(own.iterations), axis=0).reshape(height, width).astype(bool)
+
+
+def compared(
+    images: Sequence[np.ndarray], models: Models, vocabulary: Vocabulary, seed: int = 0, lists_once: bool = False
+) -> dict:
+    """Both flows on each of (H, W, 3) uint8 pictures in turn, the first of which is run before and not counted.
+
+    Returns ratios of processor and clock time, plain over ours, as the median over pictures with its quartiles; means by
+    stage in milliseconds; and the pictures whose caption, clusters and labels are equal.
+    """
+    (
+        plainly(images[0], models, vocabulary, seed, lists_once),
+        segment_batch([images[0]], models, PAPER, vocabulary, seed),
+    )
+    pairs: list[tuple[Plain, Result]] = []
+    for number, image in enumerate(images):
+        ours = segment_batch([image], models, PAPER, vocabulary, seed)[0] if number % 2 else None
+        theirs = plainly(image, models, vocabulary, seed, lists_once)
+        pairs.append((theirs, ours or segment_batch([image], models, PAPER, vocabulary, seed)[0]))
+    totals = {
+        which: np.array([[sum(getattr(one, field).values()) for one in pair] for pair in pairs])
+        for which, field in (("cpu", "processor_seconds"), ("wall", "seconds"))
+    }
+    return dict(
+        images=len(images),
+        ratio={which: _spread(total[:, 0] / total[:, 1]) for which, total in totals.items()},
+        milliseconds={
+            which: dict(plain=_mean([one for one, _ in pairs], field), ours=_mean([one for _, one in pairs], field))
+            for which, field in (("cpu", "processor_seconds"), ("wall", "seconds"))
+        },
+        equal=dict(
+            captions=sum(a.caption == b.caption for a, b in pairs),
+            clusters=sum(np.array_equal(a.clusters, b.clusters) for a, b in pairs),
+            labels=sum(np.array_equal(a.labels, b.labels) for a, b in pairs),
+        ),
+    )
+
+
+def alone(images: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabulary: Vocabulary, batch: int = 8) -> dict:
+    """What a picture takes in batches under a recipe: milliseconds by stage, of the processor and of the clock."""
+    segment_batch(images[:batch], models, recipe, vocabulary)
+    parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+    results = [result for part in parts for result in segment_batch(part, models, recipe, vocabulary)]
+    fields = dict(cpu="processor_seconds", wall="seconds")
+    return dict(
+        images=len(images), batch=batch, milliseconds={which: _mean(results, field) for which, field in fields.items()}
+    )
+
+
+def _mean(results: Sequence[Plain | Result], field: str) -> dict[str, float]:
+    """Milliseconds by stage and in all."""
+    by_stage = {stage: 1000 * float(np.mean([getattr(one, field)[stage] for one in results])) for stage in STAGES}
+    return {stage: round(value, 1) for stage, value in (by_stage | {"all": sum(by_stage.values())}).items()}
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return dict(median=round(middle, 3), quartiles=[round(low, 3), round(high, 3)])
+
+
+def machine(device: str = "cpu") -> dict:
+    """What the figures are of: processor, cores, threads, versions, and the rate of its float32 matrix product in GFLOP/s."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return dict(
+        processor=names[0] if names else platform.processor() or platform.machine(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        versions=dict(python=platform.python_version(), torch=torch.__version__, sklearn=sklearn.__version__),
+        sgemm_gflops=round(_sgemm(device)),
+    )
+
+
+def _sgemm(device: str, side: int = 2048, times: int = 5) -> float:
+    """The best of a few products of square matrices of float32."""
+    square, best = torch.ones(side, side, device=device), 0.0
+    for _ in range(times):
+        watch = Stopwatch()
+        (square @ square)[0, 0].item()
+        watch.lap("product")
+        best = max(best, 2 * side**3 / watch.seconds["product"] / 1e9)
+    return best
+
+
+def measured(
+    models: str,
+    device: str,
+    images: Sequence[np.ndarray],
+    vocabulary: Vocabulary,
+    recipes: Sequence[Recipe] = tuple(RECIPES.values()),
+) -> dict:
+    """All of one model set's figures, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            loaded = load_models(models, device)
+            return dict(
+                published=compared(images, loaded, vocabulary),
+                published_with_lists_once=compared(images, loaded, vocabulary, lists_once=True),
+                recipes={recipe.name: alone(images, loaded, recipe, vocabulary) for recipe in recipes},
+                machine=machine(device),
+                weights=loaded.identity,
+                memory_gib={flow: peak(models, flow) for flow in ("plain", "ours")},
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak(models: str, flow: str) -> float:
+    """The most memory, in GiB, that a process of its own holds which segments one picture by a flow, "plain" or "ours"."""
+    call = f"from fsdlib.measure import speed; print(speed.one_picture({models!r}, {flow!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", call], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | _ONE
+    )
+    return float(done.stdout.splitlines()[-1])
+
+
+def one_picture(models: str, flow: str) -> float:
+    """Segment one picture by a flow and return the most memory, in GiB, that this process has held."""
+    import resource  # Unix only, and nothing else here is
+
+    (image, *_), vocabulary = pictures_for(models, 1)
+    loaded = load_models(models, "cpu")
+    if flow == "plain":
+        plainly(image, loaded, vocabulary)
+    else:
+        segment_batch([image], loaded, PAPER, vocabulary)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most * (1 if sys.platform == "darwin" else 1024) / 2**30, 3)
+
+
+def pictures_for(models: str, count: int) -> tuple[list[np.ndarray], Vocabulary]:
+    """Pictures that a model set knows, and their classes: scenes for `mini`, photographs within scikit-image for others."""
+    if models == "mini":
+        scenes = open_dataset("scenes")
+        return [scenes.image(i) for i in range(count)], scenes.vocabulary
+    photographs = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    return [photographs[i % len(photographs)] for i in range(count)], Vocabulary.read(CLASSES / "voc12.csv")
+
+
+def keep(models: str, found: dict, path: Path = KEPT) -> Path:
+    """Put a model set's figures among those of its machine; what other machines gave stays beside them."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    about = found["machine"]
+    key = f"{about['device'] if about['device'] != 'cpu' else about['processor']}, {about['cores']} cores"
+    kept.setdefault(key, {})[models] = found
+    return write_atomically(path, json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def said(models: str, found: dict) -> str:
+    """The figures in a few lines."""
+    lines = [f"{models}: the published flow, written plainly, over this project's (median; quartiles)"]
+    for which, title in (("published", "as published"), ("published_with_lists_once", "class list encoded once")):
+        of = found[which]
+        ratios = ", ".join(
+            f"{clock} {one['median']:.2f} ({one['quartiles'][0]:.2f} to {one['quartiles'][1]:.2f})"
+            for clock, one in of["ratio"].items()
+        )
+        equal = ", ".join(f"{count} of {of['images']} {what}" for what, count in of["equal"].items())
+        lines.append(f"  {title}: {ratios}; equal: {equal}")
+    stages = found["published"]["milliseconds"]["cpu"]
+    lines += [
+        f"  {stage:<12}{stages['plain'][stage]:>10.1f} {stages['ours'][stage]:>10.1f} ms" for stage in (*STAGES, "all")
+    ]
+    for name, recipe in found["recipes"].items():
+        lines.append(
+            f"  {name}: {recipe['milliseconds']['cpu']['all']:.0f} ms of the processor a picture, in batches of {recipe['batch']}"
+        )
+    return "\n".join(
+        [*lines, f"  memory: {found['memory_gib']['plain']} GiB plain, {found['memory_gib']['ours']} GiB ours"]
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m fsdlib.measure.speed", description="The published flow beside this project's, in one process."
+    )
+    parser.add_argument("--models", default="mini", choices=MODEL_SETS)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=0, help="how many (default: 32 scenes, 4 photographs)")
+    asked = parser.parse_args()
+    count = asked.images or (32 if asked.models == "mini" else 4)
+    try:
+        found = measured(asked.models, asked.device, *pictures_for(asked.models, count))
+    except (ModelUnavailable, FileNotFoundError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(said(asked.models, found))
+    print(keep(asked.models, found))

@@ -57,7 +57,7 @@ class Plain:
 def plainly(
     image: np.ndarray, models: Models, vocabulary: Vocabulary, seed: int = 0, lists_once: bool = False
 ) -> Plain:
-    """The recipe `paper` in the closed vocabulary as its description reads (METHOD), one picture and one mask at a time.
+    """The recipe `paper` in the closed vocabulary (METHOD, rows 1 and 10, and between), one picture and one mask at a time.
 
     The UNet runs to its end, k-means and the silhouette see all channels, CLIP gets every mask with all texts, each mask
     has a CRF of its own. The class list is encoded for every picture, and for every mask once more by CLIP, unless

@@ -18,6 +18,7 @@ import numpy as np
 import skimage.data
 import sklearn.cluster
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from sklearn.metrics import silhouette_score
@@ -29,7 +30,7 @@ from fsdlib.caption import BeamSearch
 from fsdlib.clusters import KMeans
 from fsdlib.features import UNetFeatures, features, image_seed, latents, stack
 from fsdlib.measure.benchmarks import open_dataset
-from fsdlib.models import MODEL_SETS, Models, ModelUnavailable, load_models
+from fsdlib.models import MODEL_SETS, REHEARSAL, Models, ModelUnavailable, load_models
 from fsdlib.names import OneClusterPerClass, score
 from fsdlib.pipeline import Result, Stopwatch, segment_batch
 from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
@@ -210,6 +211,7 @@ def measured(
                 recipes={recipe.name: alone(images, loaded, recipe, vocabulary) for recipe in recipes},
                 machine=machine(device),
                 weights=loaded.identity,
+                random_weights=models != "mini" and (Path(HF_HUB_CACHE) / REHEARSAL).is_file(),
                 memory_gib={flow: peak(models, flow) for flow in ("plain", "ours")},
             )
     finally:

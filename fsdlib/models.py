@@ -431,7 +431,8 @@ class Diffusion:
         states = first if len(outputs) == 1 else torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         found = {}
         for i, text in enumerate(new):
-            found[text] = first[i], states[i], None if pooled is None else pooled[i]
+            # a copy, since a part of a batch keeps the whole of it in memory
+            found[text] = first[i].clone(), states[i].clone(), None if pooled is None else pooled[i].clone()
             for tensor in filter(torch.is_tensor, found[text]):
                 _finite(tensor, "the text encoder", repr(text))
         return found
@@ -466,7 +467,7 @@ class Clip:
         if new:
             vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
             for text, vector in zip(new, vectors):
-                found[text] = _finite(vector, "CLIP", repr(text))
+                found[text] = _finite(vector, "CLIP", repr(text)).clone()  # not a part that keeps its batch in memory
         for text in texts:
             self._encoded.keep(text, found[text])
         return torch.stack([found[text] for text in texts]).numpy()

@@ -398,6 +398,8 @@ def test_of_many_texts_the_last_are_kept_and_all_are_right(mini):
     together = diffusion.encode_text(texts)
     assert len(diffusion._encoded) == 256 and np.array_equal(diffusion.encode_text(texts[-2:]), together[-2:])
     assert np.allclose(diffusion.encode_text(texts[:2]), together[:2], atol=1e-5)
+    states = diffusion._encoded[texts[-1]][1]
+    assert states.untyped_storage().nbytes() == states.nbytes  # and not that of the batch it was encoded in
     clip._encoded.most = 10
     vectors = clip.encode_text(texts)
     assert list(clip._encoded) == texts[-10:] and np.allclose(clip.encode_text(texts[:3]), vectors[:3], atol=1e-5)

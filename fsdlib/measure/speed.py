@@ -111,15 +111,13 @@ def _crf_of_two_labels(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def compared(
     images: Sequence[np.ndarray], models: Models, vocabulary: Vocabulary, seed: int = 0, lists_once: bool = False
 ) -> dict:
-    """Both flows on each of (H, W, 3) uint8 pictures in turn, the first of which is run before and not counted.
+    """Both flows on each of (H, W, 3) uint8 pictures in turn, after the first was run once uncounted.
 
     Returns ratios of processor and clock time, plain over ours, as the median over pictures with its quartiles; means by
     stage in milliseconds; and the pictures whose caption, clusters and labels are equal.
     """
-    (
-        plainly(images[0], models, vocabulary, seed, lists_once),
-        segment_batch([images[0]], models, PAPER, vocabulary, seed),
-    )
+    plainly(images[0], models, vocabulary, seed, lists_once)
+    segment_batch([images[0]], models, PAPER, vocabulary, seed)
     pairs: list[tuple[Plain, Result]] = []
     for number, image in enumerate(images):
         ours = segment_batch([image], models, PAPER, vocabulary, seed)[0] if number % 2 else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from fsdlib.choice import Choice
 from fsdlib.models import Captioner, NotFinite, check_pictures
+
+_CAPTIONING = Lock()  # a processor bears no two threads, and how beams are scored is the model's for as long
 
 
 @torch.no_grad()
@@ -34,12 +37,13 @@ def caption(
     """
     check_pictures(images)
     pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in images]
-    inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
-    inputs = inputs.to(captioner.model.device, captioner.model.dtype)
     settings = dict(num_beams=beams, min_length=min_tokens, max_length=max_tokens, do_sample=False)
-    with _scored_by_whole_length(captioner) if divide_by == "whole" else nullcontext():
-        tokens = captioner.model.generate(**inputs, **settings, logits_processor=[_numbers])
-    sentences = captioner.processor.batch_decode(tokens, skip_special_tokens=True)
+    with _CAPTIONING:
+        inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
+        inputs = inputs.to(captioner.model.device, captioner.model.dtype)
+        with _scored_by_whole_length(captioner) if divide_by == "whole" else nullcontext():
+            tokens = captioner.model.generate(**inputs, **settings, logits_processor=[_numbers])
+        sentences = captioner.processor.batch_decode(tokens, skip_special_tokens=True)
     return [" ".join(sentence.lower().removeprefix(prompt.strip().lower()).split()) for sentence in sentences]
 
 

@@ -4,6 +4,7 @@ The UNet runs only as far as the last tap that is asked for.
 """
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -234,12 +235,14 @@ def features(
 
 @contextmanager
 def _tapped(unet: torch.nn.Module, taps: Sequence[Tap], to_the_end: bool):
-    """Collect the taps' outputs during forward passes in the block; the hooks are always removed."""
+    """Collect the taps' outputs during this thread's forward passes in the block; the hooks are always removed."""
     outputs: dict[str, torch.Tensor] = {}
-    wanted = {tap.module for tap in taps}
+    wanted, reader = {tap.module for tap in taps}, threading.get_ident()
 
     def hook_of(name: str):
         def hook(_, __, output):
+            if threading.get_ident() != reader:  # another picture passes the same UNet
+                return
             outputs[name] = output
             if not to_the_end and wanted == outputs.keys():
                 raise _LastTapReached

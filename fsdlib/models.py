@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property, wraps
 from pathlib import Path
+from threading import RLock
 from typing import Any, ClassVar
 
 import diffusers
@@ -38,6 +39,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from fsdlib.on_processor import keep_freed_memory, quicken
 from fsdlib.project import MINI
 
 ANSWERED_WITHIN = 20  # seconds that the hub has for its first answer; its client waits minutes, file by file
@@ -312,8 +314,12 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise ValueError("no text is given to be encoded: give at least one")
 
 
+# Texts are encoded, and what is kept of them is changed, by one thread at a time: tokenizers bear no two.
+_TEXTS_LOCK = RLock()
+
+
 class Newest(OrderedDict):
-    """Results by key, so many at most: that which was asked for longest ago goes first.
+    """Results by key, so many at most: that which was asked for longest ago goes first. Threads may share it.
 
     >>> kept = Newest(most=2)
     >>> [kept.of(key, lambda: key.upper()) for key in ("a", "b", "a", "c")], list(kept)
@@ -326,18 +332,20 @@ class Newest(OrderedDict):
 
     def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What is kept under the key, made and kept where nothing is."""
-        if key in self:
-            self.move_to_end(key)
-            return self[key]
-        made = make()
-        self.keep(key, made)
-        return made
+        with _TEXTS_LOCK:
+            if key in self:
+                self.move_to_end(key)
+                return self[key]
+            made = make()
+            self.keep(key, made)
+            return made
 
     def keep(self, key: Hashable, made: Any) -> None:
-        self[key] = made
-        self.move_to_end(key)
-        while len(self) > self.most:
-            self.popitem(last=False)
+        with _TEXTS_LOCK:
+            self[key] = made
+            self.move_to_end(key)
+            while len(self) > self.most:
+                self.popitem(last=False)
 
 
 # A text of Stable Diffusion's takes a quarter of a MiB, one of CLIP's a few KiB, a class list of either about one MiB.
@@ -410,6 +418,10 @@ class Diffusion:
     def _encodings(self, texts: Sequence[str]) -> list[tuple]:
         """Of each text the first encoder's last states, the states that the UNet takes, and the pooled vector, if any."""
         _check_texts(texts)
+        with _TEXTS_LOCK:
+            return self._kept_or_encoded(texts)
+
+    def _kept_or_encoded(self, texts: Sequence[str]) -> list[tuple]:
         found = {text: self._encoded[text] for text in texts if text in self._encoded}
         new = [text for text in dict.fromkeys(texts) if text not in found]
         # a long class list in parts, so that its states are not all in memory beside what is kept of them
@@ -462,6 +474,10 @@ class Clip:
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         """(len(texts), D) float32, of unit length. Raises ValueError without texts, NotFinite where a number is not finite."""
         _check_texts(texts)
+        with _TEXTS_LOCK:
+            return self._kept_or_encoded(texts)
+
+    def _kept_or_encoded(self, texts: Sequence[str]) -> np.ndarray:
         found = {text: self._encoded[text] for text in texts if text in self._encoded}
         new = [text for text in dict.fromkeys(texts) if text not in found]
         if new:
@@ -595,6 +611,8 @@ def _loading(what: str, folder: Path):
         ) from error
 
 
+# Pixels of a picture from which on arrays are so large that the C library would not keep their memory for the next.
+_LARGE_SIDE = 512
 _OWN_CODE: dict[str, Any] = dict(
     trust_remote_code=False
 )  # transformers' own, never that of a repository, nor a question about it
@@ -671,7 +689,12 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
         scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     for part in (unet, encoder, *text_encoders):
         part.to(device).eval()
-    return Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
+    for part in (unet, encoder):
+        quicken(part)
+    diffusion = Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
+    if torch.device(device).type == "cpu" and diffusion.side >= _LARGE_SIDE:
+        keep_freed_memory()
+    return diffusion
 
 
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:

@@ -2,8 +2,8 @@
 
 import io
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fsdlib.features import image_seed
 from fsdlib.models import Models, NotFinite
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
+from fsdlib.stopwatch import Stopwatch, timed
 from fsdlib.vocabulary import Vocabulary, palette
 from fsdlib.words import Candidate, Word
 
@@ -154,6 +155,27 @@ def segment_batch(
     >>> [result.labels.shape for result in segment_batch([picture, picture[:90]], models, PAPER, ["dog", "pizza"])]
     [(192, 192), (90, 192)]
     """
+    return [finish() for finish in begin_batch(pictures, models, recipe, vocabulary, seed, present)]
+
+
+def begin_batch(
+    pictures: Sequence[Picture],
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary | Sequence[str] | None = None,
+    seed: int = 0,
+    present: Sequence[Sequence[int]] | None = None,
+    refiners: Executor | None = None,
+) -> list[Callable[[], Result]]:
+    """As `segment_batch`, but masks are refined by `refiners`, an executor of processes: for each picture a call that waits for its result.
+
+    Without refiners, and where their processes have died, a picture is refined when its result is asked for.
+
+    >>> from fsdlib.recipe import PAPER
+    >>> (finish,) = begin_batch([picture], models, PAPER, ["dog", "pizza"])
+    >>> finish().labels.shape
+    (192, 192)
+    """
     images = [as_array(picture) for picture in pictures]
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = Vocabulary.of(vocabulary)
@@ -163,7 +185,7 @@ def segment_batch(
     for labels in known:
         recipe.vocabulary.check(vocabulary, labels)
     return [
-        segment_perceived(image, perception, models, recipe, vocabulary, seed, labels)
+        _begin(image, perception, models, recipe, vocabulary, seed, labels, refiners)
         for image, perception, labels in zip(images, perceive(images, models, recipe, seed), known, strict=True)
     ]
 
@@ -206,25 +228,6 @@ class Perception:
     # its share of what its batch took, stage by stage, by the clock and of the processor
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     processor_seconds: dict[str, float] = field(default_factory=dict, compare=False)
-
-
-class Stopwatch:
-    """Seconds from one `lap` to the next, by stage: of the clock, and of the processor, by all threads of this process.
-
-    Every stage ends with arrays in main memory, so a GPU's work is within its lap.
-    """
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.processor_seconds: dict[str, float] = {}
-        self._since = time.perf_counter(), time.process_time()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter(), time.process_time()
-        self.seconds[stage], self.processor_seconds[stage] = (
-            end - start for end, start in zip(now, self._since, strict=True)
-        )
-        self._since = now
 
 
 def perceive(images: Sequence[np.ndarray], models: Models, recipe: Recipe, seed: int = 0) -> list[Perception]:
@@ -287,6 +290,19 @@ def segment_perceived(
     >>> segment_perceived(picture, perception, models, PAPER, classes).clusters.shape
     (32, 32)
     """
+    return _begin(image, perception, models, recipe, vocabulary, seed, present, None)()
+
+
+def _begin(
+    image: np.ndarray,
+    perception: Perception,
+    models: Models,
+    recipe: Recipe,
+    vocabulary: Vocabulary | None,
+    seed: int,
+    present: Sequence[int] | None,
+    refiners: Executor | None,
+) -> Callable[[], Result]:
     watch = Stopwatch()
     found = words.words(perception.caption)
     names = recipe.assignment.background_names
@@ -305,27 +321,47 @@ def segment_perceived(
 
     regions, texts = recipe.assignment.regions(masks, assigned)
     labels = [choices.label(text) for text in texts]
-    painted = recipe.refinement.label_map(image, regions, labels, vocabulary is None or vocabulary.background)
-    watch.lap("refinement")
+    arguments = image, regions, labels, vocabulary is None or vocabulary.background
+    painted = _elsewhere(refiners, timed, "refinement", recipe.refinement.label_map, *arguments)
 
-    return Result(
-        labels=painted,
-        names=choices.names,
-        caption=perception.caption,
-        words=tuple(found),
-        candidates=choices.candidates,
-        clusters=clusters,
-        silhouette=silhouette,
-        masks=masks,
-        texts=choices.texts,
-        text_labels=choices.labels,
-        scores=scores,
-        assigned=assigned,
-        taps=perception.taps,
-        seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")},
-        recipe=recipe,
-        models=models.identity,
-        notes=perception.notes,
-        seconds=perception.seconds | watch.seconds,
-        processor_seconds=perception.processor_seconds | watch.processor_seconds,
-    )
+    def finish() -> Result:
+        label_map, last = painted()
+        return Result(
+            labels=label_map,
+            names=choices.names,
+            caption=perception.caption,
+            words=tuple(found),
+            candidates=choices.candidates,
+            clusters=clusters,
+            silhouette=silhouette,
+            masks=masks,
+            texts=choices.texts,
+            text_labels=choices.labels,
+            scores=scores,
+            assigned=assigned,
+            taps=perception.taps,
+            seeds={purpose: image_seed(image, purpose, seed) for purpose in ("latent", "noise", "clusters")},
+            recipe=recipe,
+            models=models.identity,
+            notes=perception.notes,
+            seconds=perception.seconds | watch.seconds | last.seconds,
+            processor_seconds=perception.processor_seconds | watch.processor_seconds | last.processor_seconds,
+        )
+
+    return finish
+
+
+def _elsewhere(executor: Executor | None, call: Callable, *arguments) -> Callable:
+    """Begin a call in an executor; what comes back waits for it, or, without one and where its processes have died, does it."""
+    try:
+        future = executor.submit(call, *arguments) if executor else None
+    except BrokenExecutor:
+        future = None
+
+    def wait():
+        try:
+            return future.result() if future else call(*arguments)
+        except BrokenExecutor:
+            return call(*arguments)
+
+    return wait

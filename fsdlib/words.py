@@ -6,6 +6,7 @@ METHOD, row 2, says which words; row 2a which classes they speak of; row 2b what
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -52,6 +53,9 @@ class Candidate:
     kept: bool
 
 
+_TAGGING = Lock()  # spaCy's pipeline is not said to bear several threads at once
+
+
 @lru_cache
 def tagger() -> spacy.language.Language:
     """spaCy's small English model; raises OSError with what to install where it is missing.
@@ -73,9 +77,11 @@ def words(caption: str) -> list[Word]:
     >>> [(word.text, word.part_of_speech, word.head) for word in words("a red bus on a road")]
     [('red', 'ADJ', 'bus'), ('bus', 'NOUN', 'bus'), ('road', 'NOUN', 'on')]
     """
+    with _TAGGING:
+        tokens = tagger()(caption)
     return [
         Word(token.text, token.pos_, token.head.text, token.idx)
-        for token in tagger()(caption)
+        for token in tokens
         if token.pos_ in ("NOUN", "ADJ") and not token.is_stop
     ]
 

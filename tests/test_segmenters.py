@@ -83,3 +83,13 @@ def test_groups_that_make_no_sense_are_refused(vocabulary):
         replace(Vocabulary.of(["animal"]), finer=vocabulary, groups=(0, 1))
     with pytest.raises(ValueError, match="groups reach 7, but there are 2 labels"):
         replace(Vocabulary.of(["animal"]), finer=vocabulary, groups=(0, *[7] * 44))
+
+
+def test_refiners_change_no_result_and_are_not_sent_to_other_processes(mini, scenes, vocabulary):
+    here, beside = FreeSegDiff(mini, PAPER), FreeSegDiff(mini, PAPER, refiners=2)
+    images = [scene.image for scene in scenes[:2]]
+    for one, other in zip(*(method.segment(images, vocabulary, [[], []], 0) for method in (here, beside)), strict=True):
+        assert np.array_equal(one.labels, other.labels) and one.details == other.details
+    assert here.configuration() == beside.configuration()
+    sent = FreeSegDiff(*beside.__reduce__()[1])
+    assert sent.refiners == 2 and "_pool" not in vars(sent)

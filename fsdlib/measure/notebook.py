@@ -19,7 +19,7 @@ from fsdlib.project import NOTEBOOKS, REPORTS
 # what a variable of `make eval` is called in the notebook, where that is not its own name in small letters
 _CALLED = dict(BATCH="batch_size")
 _TEXTS = "MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP VOCABULARY DEVICE ENGINE SHARD OUTPUT".split()
-_NUMBERS = ("LIMIT", "WORKERS", "BATCH", "BATCH_SECONDS", "THREADS")
+_NUMBERS = ("LIMIT", "WORKERS", "BATCH", "BATCH_SECONDS", "THREADS", "REFINERS")
 _SWITCHES = ("CENTRE_CROPS", "REPLACE")
 VARIABLES = (*_TEXTS, *_NUMBERS, *_SWITCHES)
 _DEFAULTS = dict(MODELS="mini", RECIPE="paper", DATASET="scenes", LIMIT="0")

@@ -14,7 +14,7 @@ _KINDS = {_TEXT: (str,), _WHOLE: (int,), _NUMBER: (int, float), _SWITCH: (bool,)
 PARAMETERS = (
     dict.fromkeys(("models", "captioner", "clip", "recipe", "changes", "vocabulary", "device", "engine"), _TEXT)
     | dict.fromkeys(("dataset", "root", "classes", "shard", "output"), _TEXT)
-    | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers", "batch_seconds"), _WHOLE)
+    | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers", "refiners", "batch_seconds"), _WHOLE)
     | dict.fromkeys(("centre_crops", "replace"), _SWITCH)
     | dict(tolerated_failures=_NUMBER)
 )
@@ -41,6 +41,10 @@ def check_parameters(notebook: Mapping[str, Any]) -> None:
     get_recipe(p["recipe"]).with_changes(parse_changes(p["changes"]) | told)
     run = "seed batch_size replace engine workers shard tolerated_failures threads batch_seconds".split()
     check_settings(limit=p["limit"] or None, **{name: p[name] for name in run})
+    if p["refiners"] < 0:
+        raise ValueError(
+            f"refiners is {p['refiners']}: give a number of processes, or 0 to refine in the worker itself"
+        )
     if p["engine"] == "local":  # Ray's workers may have what this machine lacks
         usable_device(p["device"] or None)
 

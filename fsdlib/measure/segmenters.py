@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from fsdlib import names as naming
 from fsdlib.measure.scores import rounded
 from fsdlib.models import Models, ModelSet, ModelUnavailable
 from fsdlib.recipe import BACKGROUND_NAMES, Recipe
+from fsdlib.stream import processes
 from fsdlib.vocabulary import Vocabulary
 
 
@@ -106,10 +108,13 @@ class FreeSegDiff:
     nearest to it by CLIP's similarity of texts, or for the background.
     Where the dataset's classes are groups, masks are named with the finer classes, and all of a group that is told to be
     present may be given; what comes out are groups.
+
+    refiners: processes that refine masks while the models work, for each worker of a run; without any it does so itself.
     """
 
     models: Models | ModelSet
     recipe: Recipe
+    refiners: int = 0
 
     def configuration(self) -> dict:
         identity = self.models.identity
@@ -139,7 +144,7 @@ class FreeSegDiff:
             ) from error
 
     def __reduce__(self):
-        return FreeSegDiff, (self.models, self.recipe)  # without what was loaded here
+        return FreeSegDiff, (self.models, self.recipe, self.refiners)  # without what was loaded here
 
     def segment(
         self, images: Sequence[np.ndarray], vocabulary: Vocabulary, present: Sequence[Sequence[int]], seed: int
@@ -147,8 +152,12 @@ class FreeSegDiff:
         free = isinstance(self.recipe.vocabulary, words.Open)
         named, groups = _named_with(vocabulary)
         told = [np.flatnonzero(np.isin(groups, labels)).tolist() for labels in present]
-        results = pipeline.segment_batch(images, self.loaded, self.recipe, None if free else named, seed, told)
-        return [self._prediction(result, vocabulary, free) for result in results]
+        arguments = images, self.loaded, self.recipe, None if free else named, seed, told, self._pool
+        return [self._prediction(finish(), vocabulary, free) for finish in pipeline.begin_batch(*arguments)]
+
+    @cached_property
+    def _pool(self) -> Executor | None:
+        return processes(self.refiners) if self.refiners else None
 
     def _prediction(self, result: pipeline.Result, vocabulary: Vocabulary, free: bool) -> Prediction:
         named, groups = _named_with(vocabulary)

@@ -32,10 +32,11 @@ from fsdlib.features import UNetFeatures, features, image_seed, latents, stack
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.models import MODEL_SETS, REHEARSAL, Models, ModelUnavailable, load_models
 from fsdlib.names import OneClusterPerClass, score
-from fsdlib.pipeline import Result, Stopwatch, segment_batch
+from fsdlib.pipeline import Result, segment_batch
 from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import PAPER, RECIPES, Recipe
 from fsdlib.refinement import Crf, paint
+from fsdlib.stopwatch import Stopwatch
 from fsdlib.vocabulary import Vocabulary
 
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")

@@ -4,6 +4,7 @@ No stage of the method, and none depends on this: the same sums in another order
 """
 
 import ctypes
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -53,9 +54,10 @@ _OF_INPUT, _OF_WEIGHT, _OF_OUTPUT = (
 )  # of both directions at once
 
 
-# glibc's numbers of three of its options (malloc.h), what they are to be, and what they are without a word: M_TRIM_THRESHOLD
-# in bytes; M_MMAP_MAX, mapped pieces; M_ARENA_MAX, heaps, since that of another thread than the first keeps nothing large
-_MALLOC = {-1: (2**31 - 1, 64 * 2**20), -4: (0, 2**16), -8: (1, 0)}
+# glibc's numbers of options (malloc.h), what they are to be, and what they come to without a word: M_TRIM_THRESHOLD and
+# M_MMAP_THRESHOLD in bytes; M_MMAP_MAX, mapped pieces; M_ARENA_MAX, heaps, since only the first thread's keeps large pieces
+_MALLOC = {-1: (2**31 - 1, 64 * 2**20), -3: (2**25, 2**25), -4: (0, 2**16), -8: (1, 0)}
+_keeps = False  # as it is now
 
 
 def keep_freed_memory(kept: bool = True) -> bool:
@@ -64,11 +66,30 @@ def keep_freed_memory(kept: bool = True) -> bool:
     The C library gives arrays of over 32 MiB back at once, and each new one's pages come as zeros from the system: a
     quarter of the time of an autoencoder at 512 pixels. Only glibc can be told so; elsewhere nothing happens.
     """
+    global _keeps
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):
         return False
+    _keeps = kept
     return all(mallopt(option, values[not kept]) for option, values in _MALLOC.items())
+
+
+@contextmanager
+def as_without_this(*models: torch.nn.Module):
+    """Within the block the models' convolutions are PyTorch's and freed memory is given back as usual: to compare with."""
+    quick, kept = [part for model in models for part in model.modules() if type(part) is Quick], _keeps
+    for part in quick:
+        part.__class__ = torch.nn.Conv2d
+    if kept:
+        keep_freed_memory(False)
+    try:
+        yield
+    finally:
+        for part in quick:
+            part.__class__ = Quick
+        if kept:
+            keep_freed_memory()
 
 
 def quicken(model: torch.nn.Module) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsdlib.on_processor import Quick, filtering, quicken, winograd
+from fsdlib.on_processor import Quick, as_without_this, filtering, quicken, winograd
 
 
 def test_filtering_gives_the_weighted_neighbours_exactly_for_any_points():
@@ -72,6 +72,15 @@ def test_it_is_taken_where_it_pays_and_the_plain_sum_elsewhere():
     assert torch.equal(layer(large), plain(large))  # with gradients
     layer(large).sum().backward()
     assert layer.weight.grad is not None
+
+
+def test_without_it_convolutions_are_pytorchs_until_the_end_of_the_block():
+    model = torch.nn.Sequential(torch.nn.Conv2d(128, 128, 3, padding=1))
+    quicken(model)
+    with pytest.raises(KeyError), as_without_this(model):
+        assert type(model[0]) is torch.nn.Conv2d
+        raise KeyError
+    assert type(model[0]) is Quick
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")

@@ -10,7 +10,7 @@ from fsdlib.clusters import Clustering, KMeans, NormalisedCut
 from fsdlib.features import AtGrid, EncoderLast, Features, Taps, UNetFeatures
 from fsdlib.names import Assignment, BlackFrame, Crop, Merge, OneClusterPerClass, View
 from fsdlib.pipeline import segment
-from fsdlib.recipe import BACKGROUND_NAMES, BEST, PAPER, RECIPES, Recipe, get_recipe, parse_changes
+from fsdlib.recipe import BACKGROUND_NAMES, BEST, FAST, PAPER, RECIPES, Recipe, get_recipe, parse_changes
 from fsdlib.refinement import Crf, Pamr, Refinement
 from fsdlib.words import ClassStrings, Closed, VocabularyMode, Wording
 
@@ -79,12 +79,12 @@ def test_the_background_list_has_25_to_60_nouns_each_once():
 
 
 def test_recipes_are_got_by_name_and_an_unknown_one_is_answered_with_those_there_are():
-    assert {name: get_recipe(name) for name in RECIPES} == {"paper": PAPER, "best": BEST}
+    assert {name: get_recipe(name) for name in RECIPES} == {"paper": PAPER, "best": BEST, "fast": FAST}
     with pytest.raises(ValueError, match="'papper'.*paper, best"):
         get_recipe("papper")
 
 
-@pytest.mark.parametrize("recipe", [PAPER, BEST, PAPER.with_changes({"refinement": Pamr(dilations=(1, 2))})])
+@pytest.mark.parametrize("recipe", [PAPER, BEST, FAST, PAPER.with_changes({"refinement": Pamr(dilations=(1, 2))})])
 def test_a_recipe_goes_through_json_and_back_and_hashes_the_same(recipe):
     text = recipe.model_dump_json()
     again = Recipe.model_validate_json(text)

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
+from skimage.segmentation import find_boundaries
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torchmetrics import ConfusionMatrix, JaccardIndex
 
@@ -10,6 +12,7 @@ from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.scores import (
     PROTOCOLS,
     VOID,
+    _near,
     areas,
     bootstrap,
     boundary_f,
@@ -407,6 +410,21 @@ def test_a_boundary_f_worked_by_hand():
     ours[:, 50:] = 1
     ours[:, 150:] = 2
     assert boundary_f(ours, truth) == pytest.approx(2 * 0.5 / 1.5)
+
+
+@pytest.mark.parametrize("cells", [2, 5, 20, 90])  # from a few long boundaries to nothing else
+@pytest.mark.parametrize("reach", [1.0, 2**0.5, 3.7, 5.0])
+def test_what_is_near_is_what_a_distance_transform_says(cells, reach):
+    """5 is also the distance of (3, 4), and the diagonal that of (1, 1): on the edge, within."""
+    generator = np.random.default_rng(cells)
+    ours, theirs = (
+        find_boundaries(
+            np.kron(generator.integers(0, 9, (cells, cells)), np.ones((90 // cells,) * 2, int)), mode="thick"
+        )
+        for _ in range(2)
+    )
+    near = distance_transform_edt(~theirs)[ours] <= reach
+    assert near.size and np.array_equal(_near(ours, theirs, reach), near)
 
 
 def test_a_boundary_within_the_void_is_right():

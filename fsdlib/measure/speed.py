@@ -1,7 +1,8 @@
 """Speed: the published flow, written plainly, beside this project's, on the same pictures with the same models.
 
 Both run in one process, picture by picture in turn, so that whatever else the machine does falls on both alike: the
-ratios are the result, and the times are this machine's. `make bench` writes reports/speed.json.
+ratios are the result, and the times are this machine's. Beside them stand a stream of pictures on all cores, and what the
+models' arithmetic alone would take at the rate of a large matrix product. `make bench` writes reports/speed.json.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
 
 from fsdlib import clusters as clustering
 from fsdlib import words
@@ -31,12 +33,14 @@ from fsdlib.clusters import KMeans
 from fsdlib.features import UNetFeatures, features, image_seed, latents, stack
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.models import MODEL_SETS, REHEARSAL, Models, ModelUnavailable, load_models
-from fsdlib.names import OneClusterPerClass, score
+from fsdlib.names import BlackFrame, OneClusterPerClass, score
+from fsdlib.on_processor import as_without_this
 from fsdlib.pipeline import Result, segment_batch
 from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import PAPER, RECIPES, Recipe
 from fsdlib.refinement import Crf, paint
-from fsdlib.stopwatch import Stopwatch
+from fsdlib.stopwatch import Stopwatch, timed
+from fsdlib.stream import stream, usable_cores
 from fsdlib.vocabulary import Vocabulary
 
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
@@ -71,8 +75,9 @@ def plainly(
     watch.lap("caption")
 
     taps = UNetFeatures().taps.find(diffusion)
-    passed, noise = latents([image], diffusion, seed), [image_seed(image, "noise", seed)]
-    maps = [array[0] for array in features(passed, diffusion, taps, noise, to_the_end=True)]
+    with as_without_this(diffusion.encoder, diffusion.unet):
+        passed, noise = latents([image], diffusion, seed), [image_seed(image, "noise", seed)]
+        maps = [array[0] for array in features(passed, diffusion, taps, noise, to_the_end=True)]
     watch.lap("features")
 
     choices = PAPER.vocabulary.choices(words.words(sentence), vocabulary, diffusion, (), None, PAPER.wording)
@@ -154,6 +159,77 @@ def alone(images: Sequence[np.ndarray], models: Models, recipe: Recipe, vocabula
     )
 
 
+def streamed(images: Sequence[np.ndarray], models: Models, vocabulary: Vocabulary, batch: int = 1) -> dict:
+    """What a picture takes by the clock, in milliseconds, under the recipe `paper`: one after another on one core, and in a stream on all.
+
+    The stream's first results, for which processes are started, are not counted.
+    """
+    watch = Stopwatch()
+    for start in range(0, len(images), batch):
+        segment_batch(images[start : start + batch], models, PAPER, vocabulary)
+    watch.lap("one")
+    first = batch * usable_cores()
+    results = stream([*images[:first], *images], models, PAPER, vocabulary, batch=batch)
+    for _ in range(first):
+        next(results)
+    watch.lap("start")
+    for _ in results:
+        pass
+    watch.lap("all")
+    taken = {which: 1000 * watch.seconds[which] / len(images) for which in ("one", "all")}
+    return dict(
+        batch=batch,
+        cores=usable_cores(),
+        milliseconds={which: round(value, 1) for which, value in taken.items()},
+        ratio=round(taken["one"] / taken["all"], 3),
+    )
+
+
+def arithmetic(image: np.ndarray, models: Models, vocabulary: Vocabulary, gflops: float) -> dict:
+    """The models' work on one picture, step by step, in both flows: what it took, and what its sums take at a given rate.
+
+    gflops: thousand million sums and products of float32 a second, such as those of a large matrix product. Of each step
+    and flow: `gflop`, as PyTorch counts them (convolutions, matrix products and attention; nothing else), `least`, the
+    milliseconds that they take at that rate, and `milliseconds` of the processor. Ours has met the class list before.
+    """
+    diffusion, clip, wording = models.diffusion, models.clip, PAPER.wording
+    taps, passed, texts = UNetFeatures().taps.find(diffusion), latents([image], diffusion), wording.texts(vocabulary)
+    frames = BlackFrame().pictures(image, clustering.masks(np.arange(4).reshape(2, 2), *image.shape[:2]))
+
+    def unet(to_the_end: bool):
+        return lambda: features(passed, diffusion, taps, [0], to_the_end=to_the_end)
+
+    def named_one_by_one():
+        return [score([frame], texts, replace(clip)) for frame in frames]
+
+    steps: dict[str, tuple[Callable, Callable]] = {
+        "caption": (lambda: BeamSearch().caption([image], models.captioner),) * 2,
+        "latent": (lambda: latents([image], diffusion),) * 2,
+        "UNet": (unet(to_the_end=True), unet(to_the_end=False)),
+        "class list": (
+            lambda: wording.encodings(vocabulary, replace(diffusion)),
+            lambda: wording.encodings(vocabulary, diffusion),
+        ),
+        "CLIP": (named_one_by_one, lambda: score(frames, texts, clip)),
+    }
+    found: dict[str, dict] = {}
+    for step, (plain, ours) in steps.items():
+        with as_without_this(diffusion.encoder, diffusion.unet):
+            of_plain = _counted(plain, gflops)
+        found[step] = dict(plain=of_plain, ours=_counted(ours, gflops))
+    return found
+
+
+def _counted(call: Callable, gflops: float) -> dict[str, float]:
+    call()
+    _, watch = timed("it", call)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    gflop = counter.get_total_flops() / 1e9
+    taken = 1000 * watch.processor_seconds["it"]
+    return dict(gflop=round(gflop, 3), least=round(1000 * gflop / gflops, 1), milliseconds=round(taken, 1))
+
+
 def _mean(results: Sequence[Plain | Result], field: str) -> dict[str, float]:
     """Milliseconds by stage and in all."""
     by_stage = {stage: 1000 * float(np.mean([getattr(one, field)[stage] for one in results])) for stage in STAGES}
@@ -204,11 +280,14 @@ def measured(
     try:
         with threadpool_limits(1):
             loaded = load_models(models, device)
+            about = machine(device)
             return dict(
                 published=compared(images, loaded, vocabulary),
                 published_with_lists_once=compared(images, loaded, vocabulary, lists_once=True),
                 recipes={recipe.name: alone(images, loaded, recipe, vocabulary) for recipe in recipes},
-                machine=machine(device),
+                stream={f"batch {batch}": streamed(images, loaded, vocabulary, batch) for batch in (1, 4)},
+                arithmetic=arithmetic(images[0], loaded, vocabulary, about["sgemm_gflops"]),
+                machine=about,
                 weights=loaded.identity,
                 random_weights=models != "mini" and (Path(HF_HUB_CACHE) / REHEARSAL).is_file(),
                 memory_gib={flow: peak(models, flow) for flow in ("plain", "ours")},

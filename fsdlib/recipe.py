@@ -145,9 +145,15 @@ BEST = PAPER.with_changes(
     name="best",
 )
 # What saved time on train scenes and cost less than their mIoU varies by (reports/tradeoffs.json has the val split's
-# figures). A greedy caption saved a twenty-fifth and cost a point; without a CRF 7 points went.
+# figures). A greedy caption saved a twenty-fifth and cost a point; without a CRF 7 points went. Scenes are smaller than the
+# CRF's size here: of 20 photographs' pixels 97.6 % kept their label at it, in a third of the time.
 FAST = BEST.with_changes(
-    {"features.noise_samples": 1, "clusters.restarts": 2, "refinement.iterations": 5},
+    {
+        "features.noise_samples": 1,
+        "clusters.restarts": 2,
+        "refinement.iterations": 5,
+        "refinement.max_pixels": 50_000,
+    },
     name="fast",
 )
 RECIPES = {"paper": PAPER, "best": BEST, "fast": FAST}

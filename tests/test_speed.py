@@ -1,10 +1,13 @@
 """The speed comparison: the plain flow gives what ours gives, figures stand beside each other, and ours is not slower."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
-from fsdlib.measure.speed import STAGES, compared, keep, machine, pictures_for, plainly, said
+from fsdlib.measure.speed import STAGES, arithmetic, compared, keep, machine, pictures_for, plainly, said, streamed
 from fsdlib.pipeline import segment
 from fsdlib.recipe import PAPER
 
@@ -45,5 +48,25 @@ def test_big_models_get_photographs_and_vocs_classes():
 def test_what_is_said_has_every_stage_and_both_ways(mini, scenes, vocabulary):
     flows = compared([scenes[0].image], mini, vocabulary)
     found = dict(published=flows, published_with_lists_once=flows, recipes={}, memory_gib=dict(plain=1.0, ours=0.9))
+    found |= dict(
+        stream=[streamed([scenes[0].image], mini, vocabulary, rounds=2)],
+        arithmetic=arithmetic(scenes[0].image, mini, vocabulary, 100),
+    )
     text = said("mini", found)
     assert all(stage in text for stage in STAGES) and "1 of 1 labels" in text and "0.9 GiB ours" in text
+    assert "a stream in batches of 1" in text and "UNet: plain" in text
+
+
+def test_work_is_counted_as_worked_out_by_hand(mini, scenes, vocabulary):
+    """A CLIP of one picture and the list a mask does four times the pictures' work and four times the list's."""
+    found = arithmetic(scenes[0].image, mini, vocabulary, gflops=100)
+    assert found["class list"]["ours"]["gflop"] == 0 < found["class list"]["plain"]["gflop"]
+    assert found["UNet"]["ours"]["gflop"] < found["UNet"]["plain"]["gflop"]
+    texts = PAPER.wording.texts(vocabulary)
+    with FlopCounterMode(display=False) as counter:
+        replace(mini.clip).encode_text(texts)
+    beside = found["CLIP"]["plain"]["gflop"] - found["CLIP"]["ours"]["gflop"]
+    assert beside == pytest.approx(4 * counter.get_total_flops() / 1e9, rel=1e-3)
+    for both in found.values():
+        for one in both.values():
+            assert one["least"] == pytest.approx(10 * one["gflop"], abs=0.06)

@@ -28,7 +28,8 @@ Picture = str | Path | Image.Image | np.ndarray
 class Result:
     """What was found in one picture, with all that led there.
 
-    labels: (H, W) uint8, indices into `names`, 0 for background. clusters: (h, w) uint8. masks: (K, H, W) bool, one a
+    labels: (H, W) uint8, indices into `names`, 0 for background. names: the class list's, or, where those are more than 254,
+    those given to a cluster alone. clusters: (h, w) uint8. masks: (K, H, W) bool, one a
     cluster, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
     scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background. notes:
     what was done otherwise than for other pictures.
@@ -317,6 +318,7 @@ def _begin(
 
     scores = recipe.view.score(image, masks, choices.texts, models.clip)
     assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
+    choices = choices.fitted(assigned)
     watch.lap("names")
 
     regions, texts = recipe.assignment.regions(masks, assigned)

@@ -59,8 +59,6 @@ class Vocabulary:
             raise ValueError(
                 f"class names are given twice: {sorted(n for n in set(self.names) if self.names.count(n) > 1)}"
             )
-        if len(self.names) > VOID:
-            raise ValueError(f"{len(self.names)} labels do not fit below {VOID}, which is void: use fewer classes")
         if self.colours is not None and len(self.colours) != len(self.names):
             raise ValueError(
                 f"{len(self.names)} names and {len(self.colours)} colours: give each class one colour, or none to any"

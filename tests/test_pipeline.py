@@ -140,6 +140,19 @@ def test_a_list_of_names_works_as_a_vocabulary(mini, scene):
     )
 
 
+@pytest.mark.parametrize("mode", ["closed", "given"])
+def test_a_list_may_have_more_names_than_a_map_has_labels(mini, scene, vocabulary, mode, tmp_path):
+    """Eight hundred names beside the scenes' own: every cluster has the name of the text it was given, in a map of bytes."""
+    recipe = PAPER.with_changes({"vocabulary": mode})
+    long = segment(scene.image, mini, recipe, [*(f"{number} {number}" for number in range(800)), *vocabulary.names[1:]])
+    assert long.labels.dtype == np.uint8 and len(long.names) < 255 and set(long.found) == set(long.names[1:])
+    given = [long.names[label] for label in long.cluster_labels]
+    assert given == [long.texts[text] if text >= 0 else "background" for text in long.assigned]
+    assert set(given) >= set(long.found) and long.found
+    long.save(tmp_path / "long")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "long.png")), long.labels)
+
+
 def test_an_open_vocabulary_with_classes_scores_against_both_and_names_by_the_caption_alone(mini, scene, vocabulary):
     result = segment(scene.image, mini, PAPER.with_changes({"vocabulary": "open"}), vocabulary)
     own = list(dict.fromkeys(word.as_open_name for word in result.words))

@@ -353,7 +353,9 @@ def _folder(root: Path, classes: Path | str | Sequence[str] | None) -> Dataset:
 
 def _own_labels(count: int, background: bool = True) -> np.ndarray:
     """int16: the lookup of files that hold labels already, below `count` or void."""
-    lookup = np.full(256, -1, np.int16)
+    lookup = np.full(
+        max(count, VOID + 1), -1, np.int16
+    )  # more classes than labels are refused with their dataset's name
     lookup[:count] = range(count)
     lookup[[VOID] if background else [0, VOID]] = VOID
     return lookup

@@ -85,7 +85,7 @@ class Dataset:
     expected: how many images the official split has, None where there is no such number.
     void_is_background: whether void counts as label 0 in the `per_image` protocol (see `fsdlib.measure.scores`).
     centre_crops: whether pictures and labels are cut to `centre_square`.
-    Raises ValueError where two images have one id, or one an id that is longer than any path. Files that lie outside the root, by `..` or a link, are never read.
+    Raises ValueError for more classes than a label map can tell apart, where two images have one id, or one an id that is longer than any path. Files that lie outside the root, by `..` or a link, are never read.
     """
 
     as_stored: ClassVar[bool] = True  # see fsdlib.pictures.read
@@ -109,6 +109,11 @@ class Dataset:
             raise ValueError(
                 f"{self.name} under {self.root} lists a picture by {longest:,} characters, and no path has so many: mend its list"
             )
+        for classes in filter(None, (self.vocabulary, self.vocabulary.finer)):
+            if len(classes) > VOID:
+                raise ValueError(
+                    f"{self.name} has {len(classes)} labels, which do not fit below {VOID}, which is void: score fewer classes"
+                )
         # names of files that are no UTF-8 go on as text, since tables and consoles take nothing else
         object.__setattr__(self, "ids", tuple(map(pictures.shown, self.ids)))
         if len(set(self.ids)) < len(self.ids):

@@ -55,11 +55,11 @@ $(EVALUATIONS): evaluate-%:
 # What was said goes by the environment, to the letter: pasted into a command, make and the shell would each read it once
 # more. Folders are named by the module: shards of one run share its folder, but each has a notebook of its own.
 ifneq (,$(filter eval,$(MAKECMDGOALS)))
-SAID := MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP VOCABULARY DEVICE ENGINE SHARD OUTPUT LIMIT WORKERS BATCH BATCH_SECONDS THREADS REFINERS CENTRE_CROPS REPLACE
+SAID := MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP STORE VOCABULARY DEVICE ENGINE SHARD OUTPUT LIMIT WORKERS BATCH BATCH_SECONDS THREADS REFINERS CENTRE_CROPS REPLACE
 $(foreach name,$(SAID),$(eval override $(name) := $$(value $(name))))
 export $(SAID)
 endif
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= CAPTIONER= CLIP= VOCABULARY= CENTRE_CROPS= CLASSES= ENGINE= WORKERS= SHARD= DEVICE= BATCH= BATCH_SECONDS= THREADS= REFINERS= LIMIT= OUTPUT= REPLACE=True)
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= CAPTIONER= CLIP= VOCABULARY= CENTRE_CROPS= CLASSES= ENGINE= WORKERS= SHARD= DEVICE= BATCH= BATCH_SECONDS= THREADS= REFINERS= STORE= LIMIT= OUTPUT= REPLACE=True)
 	@$(BIN)/python -m fsdlib.measure.notebook
 
 # a ladder from the machine to the published figure; it resumes, and says in reports/reproduction.md where a rung breaks

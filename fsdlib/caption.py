@@ -38,12 +38,17 @@ def caption(
     check_pictures(images)
     pictures = [Image.fromarray(np.ascontiguousarray(image)) for image in images]
     settings = dict(num_beams=beams, min_length=min_tokens, max_length=max_tokens, do_sample=False)
-    with _CAPTIONING:
-        inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
-        inputs = inputs.to(captioner.model.device, captioner.model.dtype)
-        with _scored_by_whole_length(captioner) if divide_by == "whole" else nullcontext():
-            tokens = captioner.model.generate(**inputs, **settings, logits_processor=[_numbers])
-        sentences = captioner.processor.batch_decode(tokens, skip_special_tokens=True)
+
+    def generated() -> list[str]:
+        with _CAPTIONING:
+            inputs = captioner.processor(images=pictures, text=[prompt] * len(pictures), return_tensors="pt")
+            inputs = inputs.to(captioner.model.device, captioner.model.dtype)
+            with _scored_by_whole_length(captioner) if divide_by == "whole" else nullcontext():
+                tokens = captioner.model.generate(**inputs, **settings, logits_processor=[_numbers])
+            return captioner.processor.batch_decode(tokens, skip_special_tokens=True)
+
+    store, options = captioner.store, ["caption", prompt, settings, divide_by]
+    sentences = store.texts(options, images, generated) if store else generated()
     return [" ".join(sentence.lower().removeprefix(prompt.strip().lower()).split()) for sentence in sentences]
 
 

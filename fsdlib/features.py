@@ -156,6 +156,12 @@ def latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int = 0) -
     (1, 4, 16, 16)
     """
     check_pictures(images)
+    if diffusion.store:
+        return diffusion.store.array(["latent", seed], images, lambda: _latents(images, diffusion, seed))
+    return _latents(images, diffusion, seed)
+
+
+def _latents(images: Sequence[np.ndarray], diffusion: Diffusion, seed: int) -> np.ndarray:
     side = diffusion.side
     squashed = [
         np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32)

@@ -41,6 +41,7 @@ from transformers import (
 
 from fsdlib.on_processor import keep_freed_memory, quicken
 from fsdlib.project import MINI
+from fsdlib.store import Store
 
 ANSWERED_WITHIN = 20  # seconds that the hub has for its first answer; its client waits minutes, file by file
 REHEARSAL = "REHEARSAL.txt"  # lies in a cache of random numbers (fsdlib.world.rehearsal), never in one of real models
@@ -352,12 +353,22 @@ class Newest(OrderedDict):
 _TEXTS, _VECTORS, _CLASS_LISTS = 256, 8192, 16
 
 
+def of_class_list(model: "Diffusion | Clip", key: Hashable, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What a stage makes of a class list with a model, once: kept in memory, and in the model's store where it has one.
+
+    key: what it follows from, whose `repr` says all of it.
+    """
+    store = model.store
+    return model.of_classes.of(key, (lambda: store.array(["class list", repr(key)], [], make)) if store else make)
+
+
 @dataclass
 class Captioner:
     """A BLIP or BLIP-2 with its processor."""
 
     model: torch.nn.Module
     processor: Any  # each model has its own kind
+    store: Store | None = None
 
 
 @dataclass
@@ -373,6 +384,7 @@ class Diffusion:
     text_encoders: list[torch.nn.Module]
     tokenizers: list[CLIPTokenizer]
     scheduler: DDPMScheduler
+    store: Store | None = None
     of_classes: Newest = field(default_factory=lambda: Newest(_CLASS_LISTS), init=False, repr=False, compare=False)
     _encoded: Newest = field(default_factory=lambda: Newest(_TEXTS), init=False, repr=False, compare=False)
 
@@ -462,6 +474,7 @@ class Clip:
     tokenizer: Callable
     device: torch.device
     dtype: torch.dtype = torch.float32  # of pixels; of the weights only normalisations and embeddings may differ
+    store: Store | None = None
     of_classes: Newest = field(default_factory=lambda: Newest(_CLASS_LISTS), init=False, repr=False, compare=False)
     _encoded: Newest = field(default_factory=lambda: Newest(_VECTORS), init=False, repr=False, compare=False)
 
@@ -765,7 +778,8 @@ class CropRoundedDown(CenterCrop):
 class ModelSet:
     """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked.
 
-    dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere.
+    dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere. store: a
+    folder in which captions, latents and encoded class lists are kept (see `fsdlib.store`), for the next recipe.
     """
 
     name: str = "mini"
@@ -773,6 +787,7 @@ class ModelSet:
     dtype: torch.dtype | None = None
     captioner: str | None = None
     clip: str | None = None
+    store: Path | str | None = None
 
     @property
     def identity(self) -> dict:
@@ -799,13 +814,17 @@ class ModelSet:
                     f"the files in {folder} are others than when this run was set up: run again, with the same files on every machine"
                 )
         folders = {part: folder for part, (folder, _) in found.items()}
-        return Models(
+        models = Models(
             self.name,
             load_captioner(folders["captioner"], device, dtypes["captioner"]),
             load_diffusion(folders["diffusion"], device, dtypes["diffusion"]),
             load_clip(folders["clip"], device, dtypes["clip"]),
             self.identity,
         )
+        if self.store:
+            for part, identity in self.identity.items():
+                getattr(models, part).store = Store(Path(self.store), identity | dict(device=device))
+        return models
 
     def __str__(self) -> str:
         return _described(self.name, self.identity)
@@ -835,12 +854,13 @@ def load_models(
     dtype: torch.dtype | None = None,
     captioner: str | None = None,
     clip: str | None = None,
+    store: Path | str | None = None,
 ) -> Models:
-    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS; `dtype`: see `ModelSet`.
+    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS; `dtype`, `store`: see `ModelSet`.
 
     Raises ValueError for unknown names and ModelUnavailable where files cannot be had.
     """
-    return ModelSet(name, device, dtype, captioner, clip).load()
+    return ModelSet(name, device, dtype, captioner, clip, store).load()
 
 
 @contextmanager

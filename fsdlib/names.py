@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, field_validator
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
-from fsdlib.models import Clip, NotFinite
+from fsdlib.models import Clip, NotFinite, of_class_list
 from fsdlib.vocabulary import Vocabulary
 
 
@@ -106,7 +106,7 @@ def encode_names(names: Sequence[str], clip: Clip, templates: Sequence[str] = ("
         vectors = np.mean([clip.encode_text(texts) for texts in said], axis=0)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    return clip.of_classes.of((tuple(names), tuple(templates)), encoded)
+    return of_class_list(clip, (tuple(names), tuple(templates)), encoded)
 
 
 def score(

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from scipy.spatial.distance import cdist
 
 from fsdlib.choice import Choice
-from fsdlib.models import Diffusion, NotFinite
+from fsdlib.models import Diffusion, NotFinite, of_class_list
 from fsdlib.vocabulary import VOID, Vocabulary, plural
 
 # The same English model under the name conda-forge and spaCy give it, and under the name PyPI has it by.
@@ -128,7 +128,7 @@ class Wording(Choice):
             said = ([self.class_prompt.format(way) for way in ways] for ways in self.ways(vocabulary))
             return np.stack([diffusion.encode_text(texts).mean(axis=(0, 1)) for texts in said])
 
-        return diffusion.of_classes.of((self, vocabulary), encoded)
+        return of_class_list(diffusion, (self, vocabulary), encoded)
 
 
 class ClassStrings(Wording):

@@ -13,7 +13,7 @@ _TEXT, _WHOLE, _NUMBER, _SWITCH = "text", "a whole number", "a number", "True or
 _KINDS = {_TEXT: (str,), _WHOLE: (int,), _NUMBER: (int, float), _SWITCH: (bool,)}
 PARAMETERS = (
     dict.fromkeys(("models", "captioner", "clip", "recipe", "changes", "vocabulary", "device", "engine"), _TEXT)
-    | dict.fromkeys(("dataset", "root", "classes", "shard", "output"), _TEXT)
+    | dict.fromkeys(("dataset", "root", "classes", "shard", "store", "output"), _TEXT)
     | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers", "refiners", "batch_seconds"), _WHOLE)
     | dict.fromkeys(("centre_crops", "replace"), _SWITCH)
     | dict(tolerated_failures=_NUMBER)

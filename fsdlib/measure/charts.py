@@ -157,3 +157,70 @@ def show_shares(numbers: dict[str, int], ax=None, title: str = "", unit: str = "
     ax.set(title=title, xlabel=unit)
     sns.despine(ax=ax)
     return ax
+
+
+def show_stages(milliseconds: dict[str, dict[str, float]], ax=None, title: str = ""):
+    """What each stage takes in several flows, as bars side by side in the stages' order.
+
+    milliseconds: by flow, and in each by stage; a stage "all" is left out.
+    """
+    stages = [stage for stage in next(iter(milliseconds.values())) if stage != "all"]
+    ax = ax or plt.subplots(figsize=(6.5, 0.55 * len(stages) + 1))[1]
+    height = 0.76 / len(milliseconds)
+    for number, (flow, colour) in enumerate(zip(milliseconds, [PALE, BLUE, YELLOW])):
+        places = np.arange(len(stages)) + (number - (len(milliseconds) - 1) / 2) * (height + 0.02)
+        bars = ax.barh(places, [milliseconds[flow][s] for s in stages], height=height, color=colour, label=flow)
+        ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    ax.set_yticks(range(len(stages)), stages)
+    ax.invert_yaxis()
+    ax.margins(x=0.14)
+    ax.set(xlabel="ms of the processor, a picture", title=title)
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_limits(arithmetic: dict[str, dict[str, dict[str, float]]], flow: str = "ours", ax=None, title: str = ""):
+    """What each step of the models takes, and in it what its sums and products would take at the rate of a large matrix product.
+
+    arithmetic: as `fsdlib.measure.speed.arithmetic` returns it.
+    """
+    ax = ax or plt.subplots(figsize=(6.5, 0.5 * len(arithmetic) + 1))[1]
+    of = {step: both[flow] for step, both in arithmetic.items()}
+    bars = ax.barh(list(of), [one["milliseconds"] for one in of.values()], color=PALE, label="took")
+    ax.barh(list(of), [one["least"] for one in of.values()], color=BLUE, height=0.45, label="its arithmetic alone")
+    reached = [one["least"] / one["milliseconds"] if one["milliseconds"] else 0 for one in of.values()]
+    said = [f"{100 * share:.0f} % of the rate" if share else "kept from before" for share in reached]
+    ax.bar_label(bars, said, padding=4, fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.25)
+    ax.set(xlabel="ms of the processor, a picture", title=title)
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_tradeoffs(recipes: dict[str, dict], named: Sequence[str], frontier: Sequence[str], ax=None, title: str = ""):
+    """mIoU against time, a point a recipe or choice; what nothing else beats in both is joined by a line.
+
+    recipes: of each its `milliseconds` and `miou`, 0 to 1; named: those that are recipes, which stand out; frontier: the
+    names on the line, the quickest first.
+    """
+    ax = ax or plt.subplots(figsize=(7, 4.2))[1]
+    places = {name: (one["milliseconds"], 100 * one["miou"]) for name, one in recipes.items()}
+    ax.plot(*zip(*(places[name] for name in frontier)), color=YELLOW, linewidth=1.5, zorder=1)
+    # names in a column beside the points, each with a line to its own
+    column = 1.06 * max(x for x, _ in places.values())
+    gap = 0.065 * (max(y for _, y in places.values()) - min(y for _, y in places.values()))
+    level = max(y for _, y in places.values()) + 3.5 * gap
+    for name in sorted(places, key=lambda name: (-places[name][1], -places[name][0])):
+        (x, y), stands_out = places[name], name in named
+        level = min(y + gap, level - gap)
+        ax.plot([x, column], [y, level], color=PALE, linewidth=0.6, zorder=1)
+        ax.scatter(x, y, s=60 if stands_out else 30, color=BLUE if stands_out else GREY, zorder=2)
+        ax.text(column, level, f" {legible(name)}", fontsize=8, weight="bold" if stands_out else "normal", va="center")
+    ax.margins(x=0.06, y=0.1)
+    ax.set(xlabel="ms of the processor, a picture", ylabel="dataset mIoU (%)", title=title)
+    ax.grid(color="0.93")
+    sns.despine(ax=ax)
+    return ax

@@ -704,10 +704,7 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
         part.to(device).eval()
     for part in (unet, encoder):
         quicken(part)
-    diffusion = Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
-    if torch.device(device).type == "cpu" and diffusion.side >= _LARGE_SIDE:
-        keep_freed_memory()
-    return diffusion
+    return Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
 
 
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
@@ -821,6 +818,8 @@ class ModelSet:
             load_clip(folders["clip"], device, dtypes["clip"]),
             self.identity,
         )
+        if torch.device(device).type == "cpu" and models.diffusion.side >= _LARGE_SIDE:
+            keep_freed_memory()  # not before: what loading freed would be kept too
         if self.store:
             for part, identity in self.identity.items():
                 getattr(models, part).store = Store(Path(self.store), identity | dict(device=device))

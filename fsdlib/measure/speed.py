@@ -34,7 +34,7 @@ from fsdlib.features import UNetFeatures, features, image_seed, latents, stack
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.models import MODEL_SETS, REHEARSAL, Models, ModelUnavailable, load_models
 from fsdlib.names import BlackFrame, OneClusterPerClass, score
-from fsdlib.on_processor import as_without_this
+from fsdlib.on_processor import as_without_this, keep_freed_memory
 from fsdlib.pipeline import Result, segment_batch
 from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import PAPER, RECIPES, Recipe
@@ -304,6 +304,7 @@ def one_picture(models: str, flow: str) -> float:
     (image, *_), vocabulary = pictures_for(models, 1)
     loaded = load_models(models, "cpu")
     if flow == "plain":
+        keep_freed_memory(False)
         plainly(image, loaded, vocabulary)
     else:
         segment_batch([image], loaded, PAPER, vocabulary)

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, SerializeAsAny, ValidationError
 
+import fsdlib.backbones  # noqa: F401  its ways to read features are found by their kind
 from fsdlib.caption import BeamSearch, Captioning
 from fsdlib.choice import Choice
 from fsdlib.clusters import Clustering, KMeans

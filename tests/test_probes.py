@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from fsdlib.backbones import mean_colours
 from fsdlib.measure.scores import miou
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import spoken_classes
 from fsdlib.world.probes import (
     class_tokens,
     colour_score,
-    colours,
     feature_scores_at,
     matched_counts,
     pointed,
@@ -28,7 +28,7 @@ def test_features_that_are_the_labels_score_all_that_the_grid_allows(vocabulary)
 def test_a_cells_colour_is_the_mean_of_its_pixels():
     image = np.zeros((32, 32, 3), np.uint8)
     image[0, 0] = (255, 0, 51)  # one of the four pixels of the first cell
-    found = colours(image)
+    found = mean_colours(image, 16)
     assert found.shape == (3, 16, 16) and found[:, 0, 0] == pytest.approx([64 / 255, 0, 13 / 255], abs=1 / 255)
     assert not found[:, 1:].any() and not found[:, :, 1:].any()
 

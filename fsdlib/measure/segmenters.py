@@ -200,6 +200,11 @@ def _code(recipe: Recipe) -> str:
     """A hash over the stages' source and that of choices written elsewhere, so that an older version's results are not taken for this one's."""
     modules = (words, captioning, features, clusters, naming, refinement, pipeline)
     own = [Path(inspect.getfile(module)).read_bytes() for module in modules]
-    elsewhere = [type(choice) for choice in recipe.parts() if not type(choice).__module__.startswith("fsdlib.")]
-    own += [inspect.getsource(way).encode() for way in elsewhere]
+    known = {module.__name__ for module in modules}
+    elsewhere = [type(choice) for choice in recipe.parts() if type(choice).__module__ not in known]
+    for way in (
+        elsewhere
+    ):  # in the project what else its file holds belongs to it, in a notebook a file is none of a way's own
+        ours = way.__module__.startswith("fsdlib.")
+        own.append(Path(inspect.getfile(way)).read_bytes() if ours else inspect.getsource(way).encode())
     return hashlib.sha256(b"".join(own)).hexdigest()

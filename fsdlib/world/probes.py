@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.ndimage import uniform_filter
 from transformers import CLIPTokenizer
 
+from fsdlib.backbones import mean_colours
 from fsdlib.clusters import KMeans, masks
 from fsdlib.features import cross_attention_maps, features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
@@ -36,15 +36,9 @@ def matched_counts(array: np.ndarray, truth: np.ndarray, classes: int, seed: int
     return scores.confusion(scores.majority_labels(regions, truth), truth, classes)
 
 
-def colours(image: np.ndarray) -> np.ndarray:
-    """An image's mean colour in each cell of the grid, 0 to 1: (3, GRID, GRID) float32; what features have to beat."""
-    small = Image.fromarray(image).resize((GRID, GRID), Image.Resampling.BOX)
-    return np.asarray(small, np.float32).transpose(2, 0, 1) / 255
-
-
 def colour_score(scenes: Sequence[Scene]) -> float:
-    """Majority-matched dataset mIoU of `colours`."""
-    return _matched_miou([colours(scene.image) for scene in scenes], scenes)
+    """Majority-matched dataset mIoU of mean colours in GRID x GRID cells; what features have to beat."""
+    return _matched_miou([mean_colours(scene.image, GRID) for scene in scenes], scenes)
 
 
 def feature_scores_at(diffusion: Diffusion, scenes: Sequence[Scene], timestep: int) -> tuple[float, float]:

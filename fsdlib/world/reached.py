@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
 from tqdm import tqdm
 
+from fsdlib.backbones import captioner_patches, clip_patches, mean_colours
 from fsdlib.caption import caption
 from fsdlib.features import features, find_taps, image_seed, latents, stack
 from fsdlib.measure import scores
@@ -29,7 +29,7 @@ from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
-from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, colours, matched_counts
+from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, matched_counts
 from fsdlib.world.scenes import STYLES, write_scenes
 from fsdlib.world.training import TRAINERS, Settings
 
@@ -104,40 +104,20 @@ def feature_scores(dataset: Dataset, count: int, models: Models, seed: int = 0) 
             name: features(latent, model, taps, [noise_seed], **PROBE_PASS) for name, (model, taps) in networks.items()
         }
         arrays = {name: stack([array[0] for array in found], GRID, normalise=True) for name, found in arrays.items()}
-        rgb = colours(image)
+        rgb = mean_colours(image, GRID)
         arrays |= {
             "rgb": rgb,
             "rgb_position": np.concatenate([rgb, y[None], x[None]]),
             "latents": stack([latent[0]], GRID),
+            "clip": stack([clip_patches([image], models.clip)[0]], GRID, normalise=True),
+            "captioner": stack([captioner_patches([image], models.captioner)[0]], GRID, normalise=True),
         }
-        arrays["clip"] = stack([clip_patches(image, models.clip)], GRID, normalise=True)
-        arrays["captioner"] = stack([captioner_patches(image, models.captioner)], GRID, normalise=True)
         for name, array in arrays.items():
             counts.setdefault(name, []).append(
                 matched_counts(array, truth, len(dataset.vocabulary), image_seed(image, "clusters", seed))
             )
     found = {name: scores.miou(of_name)["dataset"] for name, of_name in counts.items()}
     return found | dict(untrained=max(found.pop("untrained_best"), found.pop("untrained_encoder")))
-
-
-@torch.no_grad()
-def clip_patches(image: np.ndarray, clip: Clip) -> np.ndarray:
-    """The image tower's last hidden states, one a patch: (C, h, w) float32."""
-    pixels = clip.preprocess(Image.fromarray(image))[None].to(clip.device, clip.dtype)
-    found = clip.model.visual.forward_intermediates(
-        pixels, indices=1, normalize_intermediates=True, intermediates_only=True
-    )
-    return found["image_intermediates"][-1][0].float().cpu().numpy()
-
-
-@torch.no_grad()
-def captioner_patches(image: np.ndarray, captioner: Captioner) -> np.ndarray:
-    """The vision encoder's last hidden states, one a patch: (C, h, w) float32."""
-    pixels = captioner.processor(images=Image.fromarray(image), return_tensors="pt").pixel_values
-    model = captioner.model
-    states = model.vision_model(pixels.to(model.device, model.dtype)).last_hidden_state[0, 1:]
-    side = int(len(states) ** 0.5)
-    return states.T.unflatten(1, (side, side)).float().cpu().numpy()
 
 
 def open_words(

@@ -15,8 +15,6 @@ from fsdlib.world.reached import (
     accuracy,
     as_text,
     caption_scores,
-    captioner_patches,
-    clip_patches,
     feature_scores,
     naming_confusion,
     open_words,
@@ -104,11 +102,6 @@ def test_a_word_outside_the_list_counts_only_where_the_object_carries_it(mini, t
     assert found["named_right"] == 1.0 and found["scenes"] >= 3
     monkeypatch.setattr(reached, "segment_batch", painted(lambda name: "thing"))
     assert open_words(dataset, 6, mini, sorted(left_out))["named_right"] == 0.0
-
-
-def test_patch_features_have_the_grids_of_their_models(mini, scene):
-    assert clip_patches(scene.image, mini.clip).shape[1:] == (8, 8)
-    assert captioner_patches(scene.image, mini.captioner).shape[1:] == (8, 8)
 
 
 def test_every_kind_of_features_gets_its_score(mini, tmp_path):

@@ -349,7 +349,7 @@ def said(models: str, found: dict) -> str:
         )
     for step, both in found["arithmetic"].items():
         said_of = (
-            f"{flow} {one['gflop']:.0f} GFLOP, {one['milliseconds']:.0f} ms (at least {one['least']:.0f})"
+            f"{flow} {one['gflop']:.3g} GFLOP, {one['milliseconds']:.0f} ms (at least {one['least']:.0f})"
             for flow, one in both.items()
         )
         lines.append(f"  {step}: {'; '.join(said_of)}")

@@ -68,11 +68,15 @@ def keep_freed_memory(kept: bool = True) -> bool:
     """
     global _keeps
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, trim = library.mallopt, library.malloc_trim
     except (OSError, TypeError, AttributeError):
         return False
     _keeps = kept
-    return all(mallopt(option, values[not kept]) for option, values in _MALLOC.items())
+    said = all(mallopt(option, values[not kept]) for option, values in _MALLOC.items())
+    if not kept:
+        trim(0)
+    return said
 
 
 @contextmanager

@@ -85,20 +85,22 @@ def test_without_it_convolutions_are_pytorchs_until_the_end_of_the_block():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc can be told")
 def test_kept_memory_is_not_asked_for_again():
-    """New pages a large array, counted by the system, in a process of its own: nearly none once memory is kept."""
+    """New pages of a chain of large arrays, counted by the system, in a process of its own: none once memory is kept."""
     code = """
-import resource, sys, torch
+import resource, torch
 from fsdlib.on_processor import keep_freed_memory
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**26 // 4)
+    array = torch.ones(2**24)
+    for _ in range(8):
+        array = array + 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-usual = [pages() for _ in range(4)][-1]
+pages(); usual = pages()
 assert keep_freed_memory()
-kept = [pages() for _ in range(4)][-1]
+kept = [pages() for _ in range(6)][-1]
 assert keep_freed_memory(False)
-print(usual, kept, [pages() for _ in range(4)][-1])
+print(usual, kept, pages())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     usual, kept, again = map(int, done.stdout.split())
-    assert kept < usual / 10 and again > usual / 2
+    assert kept < usual / 10 and again > usual / 10

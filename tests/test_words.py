@@ -87,6 +87,8 @@ def test_a_caption_without_such_words_gives_none():
 class HandMade:
     """A text encoder of two positions and eight channels whose vectors one can work with by hand."""
 
+    store = None
+
     # four directions at right angles, each with zero mean, so that Pearson's r is the cosine
     A, B, C, E = np.float32(
         [

@@ -100,7 +100,8 @@ class Pictures(Reader):
     def seeds(self):
         turned = Image.Exif()
         turned[274] = 6
-        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        dated = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        profile = dated[:24] + bytes(12) + dated[36:]  # without the second in which it was made
         rgb, frames = _noise("RGB"), [_noise("P"), _noise("P").rotate(180)]
         made = [("png", _saved(_noise(mode), "PNG")) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
         made += [("jpg", _saved(_noise(mode), "JPEG")) for mode in ("L", "RGB", "CMYK")]

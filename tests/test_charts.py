@@ -16,10 +16,13 @@ from fsdlib.measure.charts import (
     show_confusion,
     show_history,
     show_interval,
+    show_limits,
     show_protocols,
     show_published,
     show_scores,
     show_shares,
+    show_stages,
+    show_tradeoffs,
 )
 
 
@@ -104,3 +107,30 @@ def test_a_training_is_two_curves_against_steps():
     ax = show_history(rows, title="CLIP")
     curves = {line.get_label(): tuple(map(list, line.get_data())) for line in ax.lines}
     assert curves == {"training": ([1, 5], [3, 1]), "held out": ([1, 5], [4, 2])} and ax.get_title() == "CLIP (2 min)"
+
+
+def test_stages_are_in_order_without_their_sum_and_every_flow_has_its_bars():
+    ax = show_stages({"plain": dict(caption=3, words=2, all=5), "ours": dict(caption=3, words=1, all=4)})
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["caption", "words"]
+    assert [bar.get_width() for bar in ax.patches] == [3, 2, 3, 1]
+
+
+def test_a_limit_says_which_share_of_the_rate_was_reached_and_what_was_kept():
+    of = dict(
+        UNet=dict(ours=dict(gflop=5, least=50, milliseconds=100)),
+        words=dict(ours=dict(gflop=0, least=0, milliseconds=0)),
+    )
+    ax = show_limits(of)
+    assert [bar.get_width() for bar in ax.patches] == [100, 0, 50, 0]
+    assert {text.get_text() for text in ax.texts} == {"50 % of the rate", "kept from before"}
+
+
+def test_tradeoffs_are_points_with_their_names_and_the_frontier_is_a_line():
+    recipes = {
+        name: dict(milliseconds=ms, miou=miou) for name, ms, miou in [("a", 1, 0.1), ("b", 2, 0.1), ("c", 3, 0.4)]
+    }
+    ax = show_tradeoffs(recipes, ["a"], ["a", "c"])
+    assert np.allclose(ax.lines[0].get_xydata(), [[1, 10], [3, 40]])
+    assert {text.get_text().strip() for text in ax.texts} == {"a", "b", "c"}
+    levels = sorted(text.get_position()[1] for text in ax.texts)
+    assert min(np.diff(levels)) > 1  # no name upon another

@@ -1,13 +1,26 @@
 """The speed comparison: the plain flow gives what ours gives, figures stand beside each other, and ours is not slower."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsdlib.measure.speed import STAGES, arithmetic, compared, keep, machine, pictures_for, plainly, said, streamed
+from fsdlib.measure.speed import (
+    STAGES,
+    _most_memory,
+    arithmetic,
+    compared,
+    keep,
+    machine,
+    pictures_for,
+    plainly,
+    said,
+    streamed,
+)
 from fsdlib.pipeline import segment
 from fsdlib.recipe import PAPER
 
@@ -70,3 +83,10 @@ def test_work_is_counted_as_worked_out_by_hand(mini, scenes, vocabulary):
     for both in found.values():
         for one in both.values():
             assert one["least"] == pytest.approx(10 * one["gflop"], abs=0.06)
+
+
+def test_memory_is_that_of_the_process_that_asks_and_not_of_the_one_that_started_it():
+    held = np.ones(2**27)  # 1 GiB here
+    call = "from fsdlib.measure.speed import _most_memory; print(_most_memory())"
+    done = subprocess.run([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, check=True)
+    assert 10**7 < int(done.stdout) < _most_memory() and _most_memory() > held.nbytes

@@ -175,7 +175,7 @@ def show_stages(milliseconds: dict[str, dict[str, float]], ax=None, title: str =
     ax.invert_yaxis()
     ax.margins(x=0.14)
     ax.set(xlabel="ms of the processor, a picture", title=title)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     sns.despine(ax=ax)
     return ax
 
@@ -195,7 +195,7 @@ def show_limits(arithmetic: dict[str, dict[str, dict[str, float]]], flow: str = 
     ax.invert_yaxis()
     ax.margins(x=0.25)
     ax.set(xlabel="ms of the processor, a picture", title=title)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     sns.despine(ax=ax)
     return ax
 

@@ -19,16 +19,22 @@ def kept(tmp_path_factory):
     return load_models("mini", store=tmp_path_factory.mktemp("store"))
 
 
-def test_results_are_the_same_with_a_store_the_first_time_and_the_second(mini, kept, scenes, vocabulary):
+@pytest.fixture(scope="module")
+def fresh():
+    """Models that have encoded no text in another company, on which its last digit depends."""
+    return load_models("mini")
+
+
+def test_results_are_the_same_with_a_store_the_first_time_and_the_second(fresh, kept, scenes, vocabulary):
     images = [scene.image for scene in scenes]
     for recipe in (PAPER, BEST):
-        without = segment_batch(images, mini, recipe, vocabulary)
+        without = segment_batch(images, fresh, recipe, vocabulary)
         for _ in range(2):
             for one, other in zip(segment_batch(images, kept, recipe, vocabulary), without, strict=True):
                 assert one.as_dict() == other.as_dict() and np.array_equal(one.labels, other.labels)
 
 
-def test_another_recipe_over_the_same_pictures_asks_neither_captioner_nor_encoder(tmp_path, mini, scene, vocabulary):
+def test_another_recipe_over_the_same_pictures_asks_neither_captioner_nor_encoder(tmp_path, fresh, scene, vocabulary):
     first = load_models("mini", store=tmp_path)
     segment(scene.image, first, PAPER, vocabulary)
     second = load_models("mini", store=tmp_path)
@@ -36,7 +42,7 @@ def test_another_recipe_over_the_same_pictures_asks_neither_captioner_nor_encode
     changed = PAPER.with_changes({"clusters.count": 6, "refinement": "none"})
     assert (
         segment(scene.image, second, changed, vocabulary).as_dict()
-        == segment(scene.image, mini, changed, vocabulary).as_dict()
+        == segment(scene.image, fresh, changed, vocabulary).as_dict()
     )
     for other in (scene.image[:100], scene.image[::-1]):
         with pytest.raises(AttributeError):

@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -30,7 +31,7 @@ _EMPTIED, _LOOK = 0.9, 0.01  # of the bound: to which files go, and after how ma
 class Store:
     """What one model makes, under a hash of all that it follows from: the model, the options, the pictures, what rounding depends on.
 
-    folder: may be shared by any models and processes. identity: of the model, as `Models.identity` has it. most: bytes; the
+    folder: may be shared by any models and processes; by machines, where the last digit does not matter. identity: of the model, as `Models.identity` has it. most: bytes; the
     files that were used longest ago go first. Pictures that pass a model together are kept together, since rounding
     depends on how many they are. What cannot be read is made anew, and what cannot be written is not kept, with a warning.
     """
@@ -43,12 +44,14 @@ class Store:
     def array(self, what: Sequence, pictures: Sequence[np.ndarray], make: Callable[[], np.ndarray]) -> np.ndarray:
         """What `make` gives of the pictures, under the options `what`, ready for JSON.
 
-        >>> import tempfile
-        >>> store = Store(Path(tempfile.mkdtemp()), {"model": "one"})
+        >>> from tempfile import TemporaryDirectory
+        >>> folder = TemporaryDirectory()
+        >>> store = Store(Path(folder.name), {"model": "one"})
         >>> store.array(["mean"], [np.ones((2, 2, 3), np.uint8)], lambda: np.array([1.0]))
         array([1.])
         >>> store.array(["mean"], [np.ones((2, 2, 3), np.uint8)], lambda: 1 / 0)  # it is there, and not made again
         array([1.])
+        >>> folder.cleanup()
         """
         return self._kept(".safetensors", what, pictures, make, _loaded, _saved)
 
@@ -99,7 +102,10 @@ class Store:
         if self._until_look > 0:
             return
         self._until_look = int(_LOOK * self.most)
-        files = [(path.stat(), path) for path in self.folder.glob("??/*")]
+        files = []
+        for path in self.folder.glob("??/*"):
+            with suppress(FileNotFoundError):  # deleted by another process, or by whoever wants the space
+                files.append((path.stat(), path))
         total = sum(about.st_size for about, _ in files)
         fewer = _EMPTIED * self.most if total > self.most else total
         for about, path in sorted(files, key=lambda file: file[0].st_mtime_ns):

@@ -21,7 +21,7 @@ from fsdlib.vocabulary import Vocabulary
 
 # Seconds after which a process that has nothing to refine ends, also where the one that started it was killed.
 _IDLE = 60
-# Pictures' work on a GPU is done in one order whatever asks for it: two threads, one to prepare and one to wait.
+# A GPU does one thing after another: while one thread waits for it, the other prepares what comes next.
 _ON_A_GPU = 2
 
 
@@ -78,7 +78,7 @@ def _streamed(pictures: Iterator[Picture], arguments: tuple, batch: int, cores: 
             yield finish()
 
     with (
-        _one_thread_each(),
+        one_thread(),
         processes(cores) as refiners,
         ThreadPoolExecutor(threads, "stream", initializer=_of_one_thread) as pool,
     ):
@@ -95,9 +95,10 @@ def _streamed(pictures: Iterator[Picture], arguments: tuple, batch: int, cores: 
 
 
 @contextmanager
-def _one_thread_each():
+def one_thread():
     """One thread for arithmetic of any library within the block, then as many as before."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
             yield

@@ -24,7 +24,6 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 from sklearn.metrics import silhouette_score
-from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 from fsdlib import clusters as clustering
@@ -41,7 +40,7 @@ from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import PAPER, RECIPES, Recipe
 from fsdlib.refinement import Crf, paint
 from fsdlib.stopwatch import Stopwatch, timed
-from fsdlib.stream import stream, usable_cores
+from fsdlib.stream import one_thread, stream, usable_cores
 from fsdlib.vocabulary import Vocabulary
 
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
@@ -268,25 +267,20 @@ def measured(
     recipes: Sequence[Recipe] = tuple(RECIPES.values()),
 ) -> dict:
     """All of one model set's figures, on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            loaded = load_models(models, device)
-            about = machine(device)
-            return dict(
-                published=compared(images, loaded, vocabulary),
-                published_with_lists_once=compared(images, loaded, vocabulary, lists_once=True),
-                recipes={recipe.name: alone(images, loaded, recipe, vocabulary) for recipe in recipes},
-                stream=[streamed(images, loaded, vocabulary, batch) for batch in (1, 8) if batch <= len(images) / 2],
-                arithmetic=arithmetic(images[0], loaded, vocabulary, about["sgemm_gflops"]),
-                machine=about,
-                weights=loaded.identity,
-                random_weights=models != "mini" and (Path(HF_HUB_CACHE) / REHEARSAL).is_file(),
-                memory_gib={flow: peak(models, flow) for flow in ("plain", "ours")},
-            )
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        loaded = load_models(models, device)
+        about = machine(device)
+        return dict(
+            published=compared(images, loaded, vocabulary),
+            published_with_lists_once=compared(images, loaded, vocabulary, lists_once=True),
+            recipes={recipe.name: alone(images, loaded, recipe, vocabulary) for recipe in recipes},
+            stream=[streamed(images, loaded, vocabulary, batch) for batch in (1, 8) if batch <= len(images) / 2],
+            arithmetic=arithmetic(images[0], loaded, vocabulary, about["sgemm_gflops"]),
+            machine=about,
+            weights=loaded.identity,
+            random_weights=models != "mini" and (Path(HF_HUB_CACHE) / REHEARSAL).is_file(),
+            memory_gib={flow: peak(models, flow) for flow in ("plain", "ours")},
+        )
 
 
 def peak(models: str, flow: str) -> float:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
 
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
@@ -20,6 +18,7 @@ from fsdlib.models import Models, load_models
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import REPORTS, write_atomically
 from fsdlib.recipe import BEST, RECIPES, Recipe
+from fsdlib.stream import one_thread
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.world.scenes import scene_of_split
 
@@ -54,9 +53,7 @@ def compared(
     counts: dict[str, list[np.ndarray]] = {}
     found: dict[str, dict] = {}
     for name, recipe in recipes.items():
-        segment_batch(
-            images[:batch], models, recipe, vocabulary
-        )  # what is kept of the class list is there from then on
+        segment_batch(images[:batch], models, recipe, vocabulary)  # not counted: the class list is encoded here
         parts = [images[start : start + batch] for start in range(0, len(images), batch)]
         results = [result for part in parts for result in segment_batch(part, models, recipe, vocabulary)]
         labels[name] = [result.labels for result in results]
@@ -75,7 +72,7 @@ def compared(
 
 
 def _miou(counts: Sequence[np.ndarray], vocabulary: Vocabulary) -> float:
-    return float(scores.mean(scores.dataset_iou([np.sum(counts, axis=0)], vocabulary.background)))
+    return scores.mean(scores.dataset_iou(counts, vocabulary.background))
 
 
 def _interval(ours: list[np.ndarray], others: list[np.ndarray], vocabulary: Vocabulary, draws: int = 300) -> np.ndarray:
@@ -116,8 +113,7 @@ if __name__ == "__main__":
         "--train", action="store_true", help="scenes of the train split, to choose on; nothing is written"
     )
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with one_thread():
         models, val = load_models("mini", "cpu"), open_dataset("scenes")
         if asked.train:
             scenes = [scene_of_split("train", number) for number in range(asked.images)]

@@ -1,14 +1,16 @@
 """Stages 5 and 6, clusters and masks: positions with like features become regions of the picture."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import scipy.linalg
 import sklearn.cluster
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from scipy.ndimage import uniform_filter
 from sklearn.metrics import silhouette_score
 
-from fsdlib.choice import Choice
+from fsdlib.choice import Choice, Several
 
 
 class Clustering(Choice):
@@ -22,8 +24,12 @@ class Clustering(Choice):
         """
         raise NotImplementedError
 
+    def partitions(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> list[np.ndarray]:
+        """The groupings whose clusters are proposed as masks, each as `group` gives it, which is here the only one."""
+        return [self.group(features, seed, candidates)]
 
-class _Counted(Clustering):
+
+class Counted(Clustering):
     """A clustering into a number of clusters that is known beforehand."""
 
     count: PositiveInt = Field(4, le=256, description="K, the number of clusters")
@@ -46,7 +52,7 @@ class _Counted(Clustering):
         raise NotImplementedError
 
 
-class KMeans(_Counted):
+class KMeans(Counted):
     """K-means: k-means++, Euclidean distances, the best of several starts (METHOD, row 5).
 
     >>> left, right = np.zeros((3, 4, 2)), np.ones((3, 4, 2))  # 3 channels, a map of 4 x 4 positions
@@ -62,7 +68,7 @@ class KMeans(_Counted):
         return sklearn.cluster.KMeans(count, **settings).fit_predict(positions)
 
 
-class Agglomerative(_Counted):
+class Agglomerative(Counted):
     """Ward's agglomerative clustering, which joins the two groups that are least apart until K are left; needs no seed."""
 
     kind: Literal["agglomerative"] = "agglomerative"
@@ -71,7 +77,7 @@ class Agglomerative(_Counted):
         return sklearn.cluster.AgglomerativeClustering(count).fit_predict(positions)
 
 
-class Spectral(_Counted):
+class Spectral(Counted):
     """K-means on the eigenvectors of the positions' graph, whose edges are `affinity`."""
 
     kind: Literal["spectral"] = "spectral"
@@ -81,6 +87,43 @@ class Spectral(_Counted):
     def _labels(self, features: np.ndarray, positions: np.ndarray, count: int, seed: int) -> np.ndarray:
         settings = dict(affinity="precomputed", n_init=self.restarts, random_state=seed)
         return sklearn.cluster.SpectralClustering(count, **settings).fit_predict(affinity(features, self.power))
+
+
+class Pooled(Clustering):
+    """Several groupings at once, coarse and fine, each of whose clusters is proposed as a mask: no K has to be right.
+
+    Features are averaged over a few cells first, which keeps clusters whole. `group` gives the finest grouping.
+
+    >>> ramp = np.arange(16.0).reshape(1, 4, 4)
+    >>> [int(part.max()) + 1 for part in Pooled(counts=(2, 3), cells=(1,)).partitions(ramp)]
+    [2, 3]
+    """
+
+    kind: Literal["pooled"] = "pooled"
+    of: SerializeAsAny[Counted] = Field(
+        KMeans(restarts=1), description="how positions are grouped, with each number of clusters"
+    )
+    counts: Several[PositiveInt] = Field((3, 5, 8, 12), description="numbers of clusters, one grouping each")
+    cells: Several[PositiveInt] = Field(
+        (5, 9), description="sides of the squares of cells that features are averaged over"
+    )
+
+    @field_validator("counts", "cells")
+    @classmethod
+    def _some(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(f"{numbers} are no distinct numbers: give at least one, and none twice")
+        return numbers
+
+    def group(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> np.ndarray:
+        return self._ways(max(self.counts)).group(averaged(features, self.cells[0]), seed, candidates)
+
+    def partitions(self, features: np.ndarray, seed: int = 0, candidates: int = 0) -> list[np.ndarray]:
+        smooth = [averaged(features, cells) for cells in self.cells]
+        return [self._ways(count).group(array, seed, candidates) for array in smooth for count in self.counts]
+
+    def _ways(self, count: int) -> Clustering:
+        return self.of.with_option("count", count)
 
 
 class NormalisedCut(Clustering):
@@ -101,6 +144,15 @@ def _check(features: np.ndarray) -> None:
         )
     if not np.isfinite(features).all():
         raise ValueError("features hold numbers that are not finite: read them again in float32")
+
+
+def averaged(features: np.ndarray, cells: int) -> np.ndarray:
+    """Each position's mean over a square of so many cells a side around it, the border's cells repeated beyond it: (C, h, w) floats.
+
+    >>> averaged(np.array([[[0.0, 3.0, 6.0]]]), cells=3)  # 1 channel, 1 x 3 positions
+    array([[[1., 3., 5.]]])
+    """
+    return uniform_filter(features, (0, cells, cells), mode="nearest") if cells > 1 else features
 
 
 def affinity(features: np.ndarray, power: float = 10) -> np.ndarray:
@@ -223,6 +275,16 @@ def masks(clusters: np.ndarray, height: int, width: int) -> np.ndarray:
     [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 1, 1]]]
     """
     return enlarged(clusters, height, width) == np.arange(int(clusters.max()) + 1)[:, None, None]  # 256 in uint8 is 0
+
+
+def proposals(partitions: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The masks of several groupings of one picture, each mask once: (K, height, width) bool, in their order.
+
+    >>> proposals([np.array([[0, 0, 1]]), np.array([[0, 1, 2]])], height=1, width=3).astype(int).tolist()
+    [[[1, 1, 0]], [[0, 0, 1]], [[1, 0, 0]], [[0, 1, 0]]]
+    """
+    found = np.concatenate([masks(clusters, height, width) for clusters in partitions])
+    return found if len(partitions) == 1 else np.array(list({mask.tobytes(): mask for mask in found}.values()))
 
 
 def enlarged(clusters: np.ndarray, height: int, width: int) -> np.ndarray:

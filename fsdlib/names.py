@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
@@ -196,6 +196,40 @@ def assign_best(
     return np.where(named, winner, -1)
 
 
+def assign_best_proposal(
+    scores: np.ndarray,
+    masks: np.ndarray,
+    eligible: Sequence[int],
+    background: Sequence[int] = (),
+    overlap: float = 0.2,
+    threshold: float = 0.0,
+) -> np.ndarray:
+    """The name of each mask, (K,) int, an index into the names or -1 for none; each name has one mask, the surest of it.
+
+    masks: (K, H, W) bool, which may overlap. A mask speaks for its best name among `eligible` and `background`, as in
+    `assign_best`. The surest mask comes first and takes its name, unless the name is taken or `overlap` or more of the mask
+    lies on masks that took one before. Where nothing stands for background, so that every pixel has a class, masks then
+    take names that are taken, first under the same rule, at last wherever a pixel of theirs has no name.
+
+    >>> masks = np.array([[[True, True, False]], [[True, False, False]], [[False, False, True]]])
+    >>> scores = np.array([[0.7, 0.3, 0.0], [0.2, 0.8, 0.0], [0.4, 0.6, 0.0]])
+    >>> assign_best_proposal(scores, masks, eligible=[0, 1], background=[2])
+    array([-1,  1, -1])
+    """
+    named = assign_best(scores, eligible, background, threshold)
+    assigned, taken = np.full(len(scores), -1), np.zeros(masks.shape[1:], bool)
+    sure = scores[np.arange(len(scores)), named]
+    rounds = [(False, overlap)] if len(background) else [(False, overlap), (True, overlap), (True, 1.0)]
+    for repeated, most in rounds:
+        for k in np.argsort(-sure, kind="stable"):
+            on_others = np.count_nonzero(masks[k] & taken)
+            free = named[k] >= 0 and (repeated or named[k] not in assigned)
+            if free and on_others < most * np.count_nonzero(masks[k]):
+                assigned[k] = named[k]
+                taken |= masks[k]
+    return assigned
+
+
 class Assignment(Choice):
     """How scores become one name a mask, and which masks are then regions of their own."""
 
@@ -204,10 +238,12 @@ class Assignment(Choice):
         0.0, le=1, description="a mask whose best probability is below this is background"
     )
 
-    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+    def assign(
+        self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int], masks: np.ndarray
+    ) -> np.ndarray:
         """The name of each mask, (K,) int, an index into the names or -1 for background.
 
-        scores: (K, names); eligible, background: the indices of names that may be given, and that stand for background.
+        scores: (K, names); masks: (K, H, W) bool; eligible, background: the indices of names that may be given, and that stand for background.
         """
         raise NotImplementedError
 
@@ -221,7 +257,9 @@ class OneClusterPerClass(Assignment):
 
     kind: Literal["one_cluster_per_class"] = "one_cluster_per_class"
 
-    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+    def assign(
+        self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int], masks: np.ndarray
+    ) -> np.ndarray:
         if not eligible:
             return np.full(len(scores), -1)
         assigned = assign_one_cluster_per_class(scores, eligible)
@@ -243,13 +281,54 @@ class Merge(Assignment):
 
     kind: Literal["merge"] = "merge"
 
-    def assign(self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int]) -> np.ndarray:
+    def assign(
+        self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int], masks: np.ndarray
+    ) -> np.ndarray:
         return assign_best(scores, eligible, background, self.threshold)
 
     def regions(self, masks: np.ndarray, assigned: np.ndarray) -> tuple[np.ndarray, list[int]]:
         names = sorted({int(name) for name in assigned if name >= 0})
         unions = [masks[assigned == name].any(axis=0) for name in names]
         return (np.stack(unions) if unions else masks[:0]), names
+
+
+class BestProposal(Assignment):
+    """Each name takes the one mask that is surest of it, of many that overlap (see `assign_best_proposal`).
+
+    >>> masks = np.array([[[True, True, True]], [[True, False, False]]])
+    >>> regions, names = BestProposal().regions(masks, np.array([4, 2]))
+    >>> regions.astype(int).tolist(), names  # the smaller lies on the larger
+    ([[[1, 0, 0]], [[1, 1, 1]]], [2, 4])
+    """
+
+    kind: Literal["best_proposal"] = "best_proposal"
+    overlap: float = Field(0.2, gt=0, le=1, description="a mask of which so much lies on surer masks takes no name")
+    softness: PositiveFloat = Field(
+        3.0,
+        description="of how many parts CLIP's temperature is one: softmax saturates, and all masks would be as sure",
+    )
+
+    def assign(
+        self, scores: np.ndarray, eligible: Sequence[int], background: Sequence[int], masks: np.ndarray
+    ) -> np.ndarray:
+        return assign_best_proposal(
+            softened(scores, self.softness), masks, eligible, background, self.overlap, self.threshold
+        )
+
+    def regions(self, masks: np.ndarray, assigned: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        unions, names = Merge().regions(masks, assigned)
+        smallest_first = np.argsort(unions.sum(axis=(1, 2)), kind="stable")
+        return unions[smallest_first], [names[i] for i in smallest_first]
+
+
+def softened(scores: np.ndarray, softness: float) -> np.ndarray:
+    """Probabilities as a softmax at a temperature so many times as high would have had them: (K, names) to the same.
+
+    >>> softened(np.array([[0.8, 0.2]]), softness=2).round(3)  # roots, made to sum to one again
+    array([[0.667, 0.333]])
+    """
+    roots = scores ** (1 / softness)
+    return roots / np.maximum(roots.sum(axis=1, keepdims=True), 1e-12)
 
 
 def nearest_classes(

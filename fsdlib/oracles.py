@@ -76,16 +76,16 @@ def segment_with(
     else:
         features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
         own_seed = image_seed(image, "clusters", seed)
-        clusters = _once(
-            known, ("clusters", source), lambda: recipe.clusters.group(features, own_seed, choices.expected)
+        partitions = _once(
+            known, ("clusters", source), lambda: recipe.clusters.partitions(features, own_seed, choices.expected)
         )
-        masks = clustering.masks(clusters, *truth.shape)
+        masks = clustering.proposals(partitions, *truth.shape)
 
     if "names" in perfect:
         assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
         scores = _once(known, ("scores", source), lambda: recipe.view.score(image, masks, choices.texts, models.clip))
-        assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
+        assigned = recipe.assignment.assign(scores, choices.eligible, choices.background, masks)
 
     regions, texts = recipe.assignment.regions(masks, assigned)
     labels = [choices.label(text) for text in texts]
@@ -160,9 +160,10 @@ def diagnose(result: Result, truth: np.ndarray) -> "pandas.DataFrame":
 
 
 def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None = None) -> float:
-    """The highest IoU that a union of masks, (K, H, W) bool and disjoint, can have with the target, (H, W) bool.
+    """The highest IoU that a union of masks, (K, H, W) bool, can have with the target, (H, W) bool.
 
-    Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU rises.
+    Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU
+    rises: of masks that are disjoint, that is; of others what comes out is reached, and may be less than the highest.
 
     >>> masks = np.array([[[True, True, False, False]], [[False, False, True, False]], [[False, False, False, True]]])
     >>> best_union(masks, np.array([[True, True, True, False]]))
@@ -171,7 +172,8 @@ def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None =
     known = np.ones_like(target) if known is None else known
     inside, outside = (masks & target & known).sum(axis=(1, 2)), (masks & ~target & known).sum(axis=(1, 2))
     order = np.argsort(-inside / np.maximum(inside + outside, 1), kind="stable")
-    return float((np.cumsum(inside[order]) / ((target & known).sum() + np.cumsum(outside[order]))).max())
+    unions = np.logical_or.accumulate(masks[order], axis=0) & known
+    return float(((unions & target).sum(axis=(1, 2)) / ((unions | target) & known).sum(axis=(1, 2))).max())
 
 
 def _iou(found: np.ndarray, target: np.ndarray, known: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from fsdlib.features import image_seed
 from fsdlib.models import Models, NotFinite
 from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
+from fsdlib.refinement import paint
 from fsdlib.stopwatch import Stopwatch, timed
 from fsdlib.vocabulary import Vocabulary, palette
 from fsdlib.words import Candidate, Word
@@ -29,8 +30,8 @@ class Result:
     """What was found in one picture, with all that led there.
 
     labels: (H, W) uint8, indices into `names`, 0 for background. names: the class list's, or, where those are more than 254,
-    those given to a cluster alone. clusters: (h, w) uint8. masks: (K, H, W) bool, one a
-    cluster, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
+    those given to a mask alone. clusters: (h, w) uint8, of the finest grouping. masks: (K, H, W) bool, one a
+    cluster of any grouping, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
     scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background. notes:
     what was done otherwise than for other pictures.
     """
@@ -57,12 +58,13 @@ class Result:
 
     @property
     def coarse(self) -> np.ndarray:
-        """The label map before refinement, every cluster with the name it was given: (H, W) uint8."""
-        return self.cluster_labels[self.masks.argmax(axis=0)]
+        """The label map before refinement, every region with the name it was given: (H, W) uint8."""
+        regions, texts = self.recipe.assignment.regions(self.masks, self.assigned)
+        return paint(regions, [self.text_labels[text] for text in texts])
 
     @property
     def cluster_labels(self) -> np.ndarray:
-        """The label that each cluster was given, 0 for background: (K,) uint8."""
+        """The label that each mask was given, 0 for background: (K,) uint8."""
         return np.array([self.text_labels[text] if text >= 0 else 0 for text in self.assigned], np.uint8)
 
     @property
@@ -311,13 +313,14 @@ def _begin(
     watch.lap("words")
 
     features = recipe.features.stacked(perception.maps)
-    clusters = recipe.clusters.group(features, image_seed(image, "clusters", seed), choices.expected)
-    masks = clustering.masks(clusters, *image.shape[:2])
+    partitions = recipe.clusters.partitions(features, image_seed(image, "clusters", seed), choices.expected)
+    clusters = max(partitions, key=np.max)
+    masks = clustering.proposals(partitions, *image.shape[:2])
     silhouette = clustering.silhouette(features, clusters)
     watch.lap("clusters")
 
     scores = recipe.view.score(image, masks, choices.texts, models.clip)
-    assigned = recipe.assignment.assign(scores, choices.eligible, choices.background)
+    assigned = recipe.assignment.assign(scores, choices.eligible, choices.background, masks)
     choices = choices.fitted(assigned)
     watch.lap("names")
 

@@ -9,14 +9,17 @@ from fsdlib.clusters import (
     Clustering,
     KMeans,
     NormalisedCut,
+    Pooled,
     Spectral,
     affinity,
+    averaged,
     bisect,
     cut_value,
     enlarged,
     inertia,
     masks,
     normalised_cut,
+    proposals,
     silhouette,
 )
 
@@ -94,13 +97,39 @@ def test_the_normalised_cut_as_a_choice_is_the_function_with_its_options(blobs):
     assert np.array_equal(NormalisedCut(threshold=0.3, power=4).group(blobs[0]), normalised_cut(blobs[0], 0.3, 4))
 
 
+def test_pooled_groupings_are_those_of_averaged_features_with_each_count(blobs):
+    features, seed = np.random.default_rng(5).normal(size=(3, 8, 8)).astype(np.float32), 7
+    padded = np.pad(features, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    smooth = np.mean([padded[:, i : i + 8, j : j + 8] for i in range(3) for j in range(3)], axis=0)
+    np.testing.assert_allclose(averaged(features, 3), smooth, atol=1e-6)
+    parts = Pooled(of=KMeans(restarts=2), counts=(2, 4), cells=(1, 3)).partitions(features, seed)
+    direct = [
+        KMeans(count=k, restarts=2).group(array, seed) for array in (features, averaged(features, 3)) for k in (2, 4)
+    ]
+    assert all(np.array_equal(one, other) for one, other in zip(parts, direct, strict=True))
+    found = proposals(parts, 8, 8)
+    assert {mask.tobytes() for mask in found} == {mask.tobytes() for part in parts for mask in masks(part, 8, 8)}
+    assert np.array_equal(proposals(parts[1:2], 16, 16), masks(parts[1], 16, 16))
+    # a blob stands apart at every number of clusters, and is proposed once
+    separate = Pooled(counts=(2, 3), cells=(1,)).partitions(blobs[0])
+    assert len(proposals(separate, 8, 8)) <= 5
+
+
+def test_pooled_counts_and_cells_are_given_and_each_once():
+    for wrong in (dict(counts=()), dict(cells=()), dict(counts=(3, 3)), dict(of="normalised_cut")):
+        with pytest.raises(ValidationError):
+            Pooled(**wrong)
+
+
 def test_more_clusters_than_their_numbers_can_count_are_refused():
     with pytest.raises(ValueError, match="1024 positions cannot make 300 clusters: ask for 1 to 256"):
         KMeans(count=250, plus_candidates=True).group(np.zeros((1, 32, 32), np.float32), candidates=50)
 
 
 def test_an_unknown_clustering_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="'dbscan': choose one of kmeans, agglomerative, spectral, normalised_cut"):
+    with pytest.raises(
+        ValueError, match="'dbscan': choose one of kmeans, agglomerative, spectral, pooled, normalised_cut"
+    ):
         Clustering.model_validate("dbscan")
 
 

@@ -2,18 +2,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.special import softmax
 
 from fsdlib.names import (
     BlackFrame,
     Crop,
     View,
     assign_best,
+    assign_best_proposal,
     assign_one_cluster_per_class,
     encode_names,
     nearest_classes,
     pooled_patches,
     score,
     score_vectors,
+    softened,
 )
 from fsdlib.vocabulary import Vocabulary
 
@@ -204,6 +207,27 @@ def test_merged_masks_take_their_best_name_and_may_share_one():
 def test_a_mask_whose_best_name_is_below_the_threshold_is_background():
     scores = np.float32([[0.5, 0.3], [0.2, 0.15], [0.19, 0.1]])
     assert assign_best(scores, [0, 1], threshold=0.2).tolist() == [0, 0, -1]
+
+
+def test_each_name_takes_the_surest_proposal_that_lies_apart_from_surer_ones():
+    masks = np.zeros((4, 1, 10), bool)
+    masks[0, 0, :6] = masks[1, 0, :5] = masks[2, 0, 5:] = masks[3, 0, 9:] = True
+    #                    cat   dog   wall
+    scores = np.array([[0.60, 0.30, 0.10], [0.90, 0.05, 0.05], [0.30, 0.50, 0.20], [0.10, 0.30, 0.60]])
+    assert assign_best_proposal(scores, masks, [0, 1], [2]).tolist() == [-1, 0, 1, -1]
+    assert assign_best_proposal(scores, masks, [0, 1], [2], threshold=0.6).tolist() == [-1, 0, -1, -1]
+    # of the dog's five pixels one lies on the cat
+    masks[1, 0, 5] = True
+    assert assign_best_proposal(scores, masks, [0, 1], [2], overlap=0.2).tolist() == [-1, 0, -1, -1]
+    assert assign_best_proposal(scores, masks, [0, 1], [2], overlap=0.21).tolist() == [-1, 0, 1, -1]
+    # where nothing is background, what is left is given too
+    assert assign_best_proposal(scores, masks, [0, 1], [], overlap=0.2).tolist() == [-1, 0, 1, 1]
+
+
+def test_softened_scores_are_those_of_a_softmax_at_a_higher_temperature():
+    logits = np.array([[3.0, 1.0, -2.0], [30.0, 0.0, 0.0]])
+    np.testing.assert_allclose(softened(softmax(logits, axis=1), 3), softmax(logits / 3, axis=1), rtol=1e-6)
+    assert softened(np.array([[1.0, 0.0]]), 3).tolist() == [[1.0, 0.0]]
 
 
 # -------------------------------------------------------------------------------------------------- free names

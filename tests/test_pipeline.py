@@ -52,9 +52,11 @@ def test_any_recipe_segments_with_and_without_a_class_list(mini, scene, vocabula
         and result.labels.dtype == np.uint8
         and result.labels.max() < len(result.names)
     )
-    assert result.masks.shape == (result.clusters.max() + 1, *scene.labels.shape) and np.all(
-        result.masks.sum(axis=0) == 1
-    )
+    # every grouping's masks cover the picture; a mask of two groupings is there once
+    groupings = len(recipe.clusters.cells) * len(recipe.clusters.counts) if recipe.clusters.kind == "pooled" else 1
+    assert result.masks.shape[1:] == scene.labels.shape and 1 <= result.masks.sum(axis=0).min()
+    assert result.masks.sum(axis=0).max() <= groupings
+    assert np.isin(np.arange(result.clusters.max() + 1), result.clusters).all()
     assert result.scores.shape == (len(result.masks), len(result.texts)) and np.allclose(
         result.scores.sum(axis=1), 1, atol=1e-4
     )
@@ -82,9 +84,14 @@ def test_under_paper_each_name_has_one_cluster(result):
     assert len(given) == len(set(given.tolist())) and len(result.masks) == 4
 
 
-def test_under_best_the_number_of_clusters_follows_the_candidates(mini, scene, vocabulary):
+def test_under_best_masks_are_those_of_every_grouping_each_once_and_each_name_has_one(mini, scene, vocabulary):
     result = segment(scene.image, mini, BEST, vocabulary)
-    assert len(result.masks) == BEST.clusters.count + len({c.label for c in result.candidates if c.kept})
+    most = sum(BEST.clusters.counts) * len(BEST.clusters.cells)
+    assert max(BEST.clusters.counts) < len(result.masks) <= most
+    assert len({mask.tobytes() for mask in result.masks}) == len(result.masks)
+    assert result.clusters.max() + 1 == max(BEST.clusters.counts)
+    given = result.assigned[result.assigned >= 0].tolist()
+    assert given and len(given) == len(set(given))
     assert result.texts[: len(vocabulary) - 1] == vocabulary.names[1:] and set(BEST.assignment.background_names) <= set(
         result.texts
     )

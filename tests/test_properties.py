@@ -21,6 +21,7 @@ from fsdlib.clusters import (
     Agglomerative,
     KMeans,
     NormalisedCut,
+    Pooled,
     Spectral,
     affinity,
     bisect,
@@ -298,7 +299,7 @@ def test_a_centre_square_lies_in_the_middle(picture):
 
 FEATURES = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 4), st.integers(2, 4)),
                   elements=st.floats(-9, 9, width=16))  # fmt: skip
-WAYS = [KMeans(count=3), Agglomerative(count=3), Spectral(count=3), NormalisedCut()]
+WAYS = [KMeans(count=3), Agglomerative(count=3), Spectral(count=3), Pooled(counts=(2, 3)), NormalisedCut()]
 
 
 @seldom
@@ -388,16 +389,37 @@ def test_the_best_name_is_no_worse_than_any_other(drawn, threshold, random):
 
 @always
 @given(partitions(), st.data())
-@pytest.mark.parametrize("way", [names.Merge(), names.OneClusterPerClass()], ids=lambda way: way.kind)
+@pytest.mark.parametrize(
+    "way", [names.Merge(), names.OneClusterPerClass(), names.BestProposal()], ids=lambda way: way.kind
+)
 def test_regions_hold_the_pixels_of_their_masks_and_no_others(way, parts, data):
     assigned = np.array(data.draw(st.lists(st.integers(-1, 3), min_size=len(parts), max_size=len(parts))))
     regions, given = way.regions(parts, assigned)
-    assert len(regions) == len(given) and (regions.sum(axis=0) <= 1).all()
+    assert len(regions) == len(given) and (regions.sum(axis=0) <= 1).all()  # the parts are disjoint
     for name in range(4):
         own = regions[[other == name for other in given]].any(axis=0)
         assert np.array_equal(own, parts[assigned == name].any(axis=0))
-    if way.kind == "merge":
+    if way.kind != "one_cluster_per_class":
         assert len(set(given)) == len(given)
+
+
+@always
+@given(st.lists(partitions(), min_size=1, max_size=3), st.data())
+def test_proposals_that_take_names_lie_apart_and_without_a_background_no_pixel_is_left(several, data):
+    shape = several[0].shape[1:]
+    masks = np.concatenate([parts for parts in several if parts.shape[1:] == shape])
+    found = data.draw(arrays(np.float64, (len(masks), 4), elements=st.floats(0.01, 1)))
+    assigned = names.assign_best_proposal(found, masks, [0, 1, 2], [3], overlap=0.2)
+    taken = assigned >= 0
+    assert len(set(assigned[taken].tolist())) == taken.sum()
+    for k in np.flatnonzero(taken):
+        surer = taken & (found[np.arange(len(found)), assigned] > found[k, assigned[k]])
+        assert (
+            found[k, assigned[k]] == found[k].max()
+            and (masks[k] & masks[surer].any(axis=0)).sum() < 0.2 * masks[k].sum()
+        )
+    everywhere = names.assign_best_proposal(found, masks, [0, 1, 2], [], overlap=0.2)
+    assert masks[everywhere >= 0].any(axis=0).all()
 
 
 @always

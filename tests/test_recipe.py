@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from fsdlib.caption import BeamSearch, Captioning
 from fsdlib.clusters import Clustering, KMeans, NormalisedCut
 from fsdlib.features import AtGrid, EncoderLast, Features, Taps, UNetFeatures
-from fsdlib.names import Assignment, BlackFrame, Crop, Merge, OneClusterPerClass, View
+from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, View
 from fsdlib.pipeline import segment
 from fsdlib.recipe import BACKGROUND_NAMES, BEST, FAST, PAPER, RECIPES, Recipe, get_recipe, parse_changes
 from fsdlib.refinement import Crf, Pamr, Refinement
@@ -60,18 +60,18 @@ def test_paper_is_the_published_method_and_has_no_other_option():
 
 def test_best_differs_from_paper_in_its_improvements_alone():
     back = {
-        "assignment": "one_cluster_per_class",  # merges by name, with an explicit background
+        "assignment": "one_cluster_per_class",  # the best proposal of each name, with an explicit background
         "view": "black_frame",  # crops
         "wording": "strings",  # names and their synonyms
         "refinement.fill": False,
-        "clusters": "kmeans",  # six clusters more than there are candidates
+        "clusters": "kmeans",  # several groupings, coarse and fine
         "features.normalise": False,
         "features.timestep": 0,
         "features.noise_samples": 1,
     }
     assert BEST.with_changes(back, name="paper") == PAPER
     assert all(BEST.with_changes({path: value}) != BEST for path, value in back.items())
-    assert BEST.assignment == Merge(background_names=BACKGROUND_NAMES) and BEST.view == Crop()
+    assert BEST.assignment == BestProposal(background_names=BACKGROUND_NAMES) and BEST.view == Crop()
 
 
 def test_the_background_list_has_25_to_60_nouns_each_once():
@@ -90,7 +90,7 @@ def test_a_recipe_goes_through_json_and_back_and_hashes_the_same(recipe):
     again = Recipe.model_validate_json(text)
     assert again == recipe and hash(again) == hash(recipe) and again.model_dump_json() == text
     assert Recipe.model_validate(json.loads(text)) == recipe  # lists for tuples
-    assert json.loads(text)["clusters"]["kind"] == "kmeans"
+    assert json.loads(text)["clusters"]["kind"] == recipe.clusters.kind
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
@@ -131,7 +131,7 @@ def test_a_stage_takes_a_choice_a_kind_or_a_mapping():
         ("clusters.threshold", 0.5, "threshold is an option of normalised_cut"),
         ("clusters.count.most", 5, "no option 'clusters.count.most': clusters.count is 4"),
         ("features.taps.size", 5, "features.taps is AtGrid with the options of, grid"),
-        ("clusters", "dbscan", "'dbscan': choose one of kmeans, agglomerative, spectral, normalised_cut"),
+        ("clusters", "dbscan", "'dbscan': choose one of kmeans, agglomerative, spectral, pooled, normalised_cut"),
         ("clusters", 4, "the kind of Clustering is 4: choose one of"),
         ("clusters", {"count": 4}, "the kind of Clustering is left out: choose one of"),
         ("clusters", Crf(), "instance of Clustering"),
@@ -175,7 +175,7 @@ def test_a_printed_recipe_shows_every_option_with_its_value_and_meaning():
     options = [option for choice in (BEST, *BEST.parts()) for option in choice.option_names()]
     assert sorted([row.split()[0] for row in rows[1:]] + ["name"]) == sorted(options)
     assert any(row.split()[:2] == ["iterations", "10"] and row.endswith("mean-field iterations") for row in rows)
-    assert any(row.split()[:2] == ["clusters", "KMeans"] for row in rows)
+    assert any(row.split()[:2] == ["clusters", "Pooled"] for row in rows)
 
 
 @pytest.mark.parametrize(

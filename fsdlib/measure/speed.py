@@ -93,7 +93,7 @@ def plainly(
     watch.lap("clusters")
 
     rows = [score([image * mask[..., None]], choices.texts, clip or replace(models.clip)) for mask in masks]
-    assigned = OneClusterPerClass().assign(np.concatenate(rows), choices.eligible, choices.background)
+    assigned = OneClusterPerClass().assign(np.concatenate(rows), choices.eligible, choices.background, masks)
     regions, texts = OneClusterPerClass().regions(masks, assigned)
     watch.lap("names")
 

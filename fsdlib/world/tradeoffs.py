@@ -27,7 +27,8 @@ KEPT = REPORTS / "tradeoffs.json"
 CHOICES: dict[str, Mapping[str, Any]] = {
     "greedy caption": {"caption.beams": 1},
     "one noise": {"features.noise_samples": 1},
-    "two starts of k-means": {"clusters.restarts": 2},
+    "ten starts of k-means": {"clusters.of.restarts": 10},
+    "one smoothing": {"clusters.cells": (5,)},
     "five CRF iterations": {"refinement.iterations": 5},
     "CRF at half the side": {"refinement.max_pixels": 9216},  # of scenes of 192 x 192 pixels
     "no CRF": {"refinement": "none"},

@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench tradeoffs unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ robustness: .venv/installed ## every hostile test, the slow ones too, as a table
 bench: .venv/installed ## speed: the published flow, written plainly, beside ours; reports/speed.json (MODELS=sd14 DEVICE=cuda IMAGES=)
 	$(if $(filter mini,$(MODELS)),@$(MAKE) --no-print-directory scenes)
 	$(ONE) $(BIN)/python -m fsdlib.measure.speed --models $(MODELS) $(if $(DEVICE),--device $(DEVICE)) $(if $(IMAGES),--images $(IMAGES))
+
+search: .venv/installed ## the search for `best` on scenes of the train split, choice by choice; goes on where it stopped (hours)
+	@$(ONE) $(BIN)/python -m fsdlib.world.search $(if $(SCENES),--scenes $(SCENES))
 
 tradeoffs: .venv/installed ## what time costs in mIoU on scenes, recipe by recipe and choice by choice; reports/tradeoffs.json
 	@$(MAKE) --no-print-directory scenes

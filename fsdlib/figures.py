@@ -171,7 +171,9 @@ def show_result(image: np.ndarray, result, figure=None):
         2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
     )
     show_image(image, figure.add_subplot(grid[0, 0]), "picture")
-    show_clusters(result.clusters, figure.add_subplot(grid[0, 1]), f"{len(result.masks)} clusters of UNet features")
+    show_clusters(
+        result.clusters, figure.add_subplot(grid[0, 1]), f"{result.clusters.max() + 1} clusters of UNet features"
+    )
     show_overlay(
         image, result.labels, result.names, figure.add_subplot(grid[0, 2]), f"named masks ({result.recipe.name})"
     )
@@ -317,7 +319,7 @@ def show_stages(
     axes = figure.subplots(1, 5 if truth is None else 6)
     show_image(image, axes[0], "picture")
     show_image(principal_colours([maps])[0], axes[1], "features (PCA)")
-    show_clusters(result.clusters, axes[2], f"{len(result.masks)} clusters")
+    show_clusters(result.clusters, axes[2], f"{result.clusters.max() + 1} clusters")
     show_overlay(image, result.coarse, result.names, axes[3], "named")
     show_overlay(image, result.labels, result.names, axes[4], "refined")
     if truth is not None:

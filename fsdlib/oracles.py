@@ -39,7 +39,7 @@ def segment_with(
 
     caption: the candidates are the classes truly present. masks: one mask for each class of the truth and one for the
     background (with the void) stand in for the clusters. names: each mask has the class that most of its pixels have, or
-    background. refinement: a named region becomes the true mask of its class where most of the one lies in the other,
+    background; of masks that overlap, a class has the one of these alone that fits it best. refinement: a named region becomes the true mask of its class where most of the one lies in the other,
     so that its edges move and its missing parts come, but nothing is found that was not; other regions are refined as
     the recipe says, and painted after those.
 
@@ -82,7 +82,7 @@ def segment_with(
         masks = clustering.proposals(partitions, *truth.shape)
 
     if "names" in perfect:
-        assigned = _majority(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
+        assigned = _true_names(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
         scores = _once(known, ("scores", source), lambda: recipe.view.score(image, masks, choices.texts, models.clip))
         assigned = recipe.assignment.assign(scores, choices.eligible, choices.background, masks)
@@ -163,7 +163,8 @@ def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None =
     """The highest IoU that a union of masks, (K, H, W) bool, can have with the target, (H, W) bool.
 
     Only pixels in `known` count. The best union takes masks in the order of their share of target pixels, as far as the IoU
-    rises: of masks that are disjoint, that is; of others what comes out is reached, and may be less than the highest.
+    rises: of masks that are disjoint, that is. Of masks that overlap, what comes out is reached by such a union or by one
+    mask alone, and may be less than the highest.
 
     >>> masks = np.array([[[True, True, False, False]], [[False, False, True, False]], [[False, False, False, True]]])
     >>> best_union(masks, np.array([[True, True, True, False]]))
@@ -172,8 +173,8 @@ def best_union(masks: np.ndarray, target: np.ndarray, known: np.ndarray | None =
     known = np.ones_like(target) if known is None else known
     inside, outside = (masks & target & known).sum(axis=(1, 2)), (masks & ~target & known).sum(axis=(1, 2))
     order = np.argsort(-inside / np.maximum(inside + outside, 1), kind="stable")
-    unions = np.logical_or.accumulate(masks[order], axis=0) & known
-    return float(((unions & target).sum(axis=(1, 2)) / ((unions | target) & known).sum(axis=(1, 2))).max())
+    unions = np.logical_or.accumulate(masks[order], axis=0)
+    return max(_iou(found, target, known) for found in (*unions, *masks))
 
 
 def _iou(found: np.ndarray, target: np.ndarray, known: np.ndarray) -> float:
@@ -184,6 +185,15 @@ def _majority(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The label that most of each mask's pixels have, (K,) int; void has no vote."""
     votes = [np.bincount(truth[mask & (truth != VOID)], minlength=1) for mask in masks]
     return np.array([vote.argmax() for vote in votes])
+
+
+def _true_names(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The label of each mask where names are perfect, (K,) int, 0 for background."""
+    labels = _majority(masks, truth)
+    if masks.sum(axis=0).max(initial=0) < 2:
+        return labels
+    fit = np.array([_iou(mask, truth == label, truth != VOID) if label else 0 for mask, label in zip(masks, labels)])
+    return np.where([label and fit[k] == fit[labels == label].max() for k, label in enumerate(labels)], labels, 0)
 
 
 def _mostly_within(region: np.ndarray, target: np.ndarray) -> bool:

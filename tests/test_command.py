@@ -81,7 +81,10 @@ def test_options_of_the_recipe_can_be_set(folder, tmp_path):
         (["{folder}/scene0.png", "--models", "sd99"], "no model set is called 'sd99': choose one of mini, sd14"),
         (["{folder}/scene0.png", "--recipe", "worst"], "no recipe is called 'worst': choose one of paper, best"),
         (["{folder}/scene0.png", "--set", "clusters"], "'clusters' has no value: write PATH=VALUE"),
-        (["{folder}/scene0.png", "--set", "clusters.count=many"], "clusters.count='many' does not fit recipe"),
+        (
+            ["{folder}/scene0.png", "--recipe", "paper", "--set", "clusters.count=many"],
+            "clusters.count='many' does not fit recipe",
+        ),
         (["{folder}/scene0.png", "--words", " , "], "no word is given"),
         (["{folder}/scene0.png", "--words", "cat,cat"], "class names are given twice: ['cat']"),
         (["{folder}/scene0.png", "--out", "{folder}"], "lies in --out, where its result could replace it"),

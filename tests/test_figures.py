@@ -133,7 +133,7 @@ def test_the_strip_of_stages_shows_each_and_the_caption():
         names=("background", "cat"),
         caption="a cat",
         masks=np.zeros((2, 4, 4), bool),
-        clusters=np.zeros((2, 2), np.uint8),
+        clusters=np.eye(2, dtype=np.uint8),
         coarse=np.ones((4, 4), np.uint8),
         labels=np.eye(4, dtype=np.uint8),
     )

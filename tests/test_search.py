@@ -50,7 +50,10 @@ def test_a_recipe_is_scored_on_scenes_as_an_evaluation_would(mini):
     from fsdlib.measure.scores import confusion, miou
     from fsdlib.pipeline import segment
 
-    scenes, vocabulary = [scene_of_split("train", number) for number in (0, 1, 2)], Vocabulary.of([one.name for one in world_classes()])
+    scenes, vocabulary = (
+        [scene_of_split("train", number) for number in (0, 1, 2)],
+        Vocabulary.of([one.name for one in world_classes()]),
+    )
     labels = [segment(scene.image, mini, PAPER, vocabulary).labels for scene in scenes]
     counts = [confusion(one, scene.labels, len(vocabulary)) for one, scene in zip(labels, scenes)]
     assert scored(scenes, mini, PAPER, vocabulary, batch=2) == miou(counts)["dataset"]

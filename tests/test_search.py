@@ -43,7 +43,7 @@ def test_what_was_measured_is_kept_and_counts_only_about_the_same(tmp_path):
 def test_values_that_are_tried_fit_the_recipe_that_the_search_starts_from():
     for path, values in VALUES.items():
         for value in values:
-            BEST.with_changes({path: value})
+            assert BEST.with_changes({path: value}).name.startswith(f"best-{path}=")
 
 
 def test_a_recipe_is_scored_on_scenes_as_an_evaluation_would(mini):

@@ -88,7 +88,8 @@ bench: .venv/installed ## speed: the published flow, written plainly, beside our
 	$(if $(filter mini,$(MODELS)),@$(MAKE) --no-print-directory scenes)
 	$(ONE) $(BIN)/python -m fsdlib.measure.speed --models $(MODELS) $(if $(DEVICE),--device $(DEVICE)) $(if $(IMAGES),--images $(IMAGES))
 
-search: .venv/installed ## the search for `best` on scenes of the train split, choice by choice; goes on where it stopped (hours)
+search: .venv/installed ## the search for `best` on scenes of the train split, choice by choice; goes on where it stopped (about an hour)
+	@$(MAKE) --no-print-directory scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.search $(if $(SCENES),--scenes $(SCENES))
 
 tradeoffs: .venv/installed ## what time costs in mIoU on scenes, recipe by recipe and choice by choice; reports/tradeoffs.json

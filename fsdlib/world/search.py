@@ -60,7 +60,7 @@ def scored(scenes: Sequence[Scene], models: Models, recipe: Recipe, vocabulary: 
         part = scenes[start : start + batch]
         found = segment_batch([scene.image for scene in part], models, recipe, vocabulary)
         counts += [scores.confusion(one.labels, scene.labels, len(vocabulary)) for one, scene in zip(found, part)]
-    return scores.mean(scores.dataset_iou(counts, vocabulary.background))
+    return scores.miou(counts, vocabulary.background)["dataset"]
 
 
 def search(
@@ -132,11 +132,9 @@ if __name__ == "__main__":
     def of_sets(recipe: Recipe) -> list[float]:
         return [scored(scenes, models, recipe, vocabulary) for scenes in tqdm(sets, desc="sets", leave=False)]
 
-    def code(recipe: Recipe) -> str:
-        return FreeSegDiff(models, recipe).configuration()["code"]
-
     start = get_recipe(asked.recipe)
-    about = dict(models=models.identity, code=code(start), scenes=asked.scenes, starts=STARTS)
+    code = FreeSegDiff(models, start).configuration()["code"]
+    about = dict(models=models.identity, code=code, scenes=asked.scenes, starts=STARTS)
     with one_thread():
         found, steps = search(start, VALUES, remembered(of_sets, about, KEPT))
     for step in steps:

@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,10 @@ search: .venv/installed ## the search for `best` on scenes of the train split, c
 tradeoffs: .venv/installed ## what time costs in mIoU on scenes, recipe by recipe and choice by choice; reports/tradeoffs.json
 	@$(MAKE) --no-print-directory scenes
 	$(ONE) $(BIN)/python -m fsdlib.world.tradeoffs
+
+ablations: .venv/installed ## what every recipe, peer and choice is worth on scenes, paired with `best`; goes on where it stopped (about three hours; IMAGES= PART=)
+	@$(MAKE) --no-print-directory scenes
+	@$(ONE) $(BIN)/python -m fsdlib.world.ablations $(if $(IMAGES),--images $(IMAGES)) $(if $(PART),--part $(PART))
 
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)

@@ -21,7 +21,7 @@ class Choice(BaseModel):
     >>> Clustering.model_validate("kmeans")
     KMeans(count=4, plus_candidates=False, restarts=10)
     >>> Clustering.model_validate({"kind": "normalised_cut", "threshold": 0.4})
-    NormalisedCut(threshold=0.4, power=10.0)
+    NormalisedCut(threshold=0.4, power=10.0, stretched=False, grid=None)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -21,7 +21,7 @@ from diffusers.models.upsampling import Upsample2D
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, SerializeAsAny
 
-from fsdlib.choice import Choice
+from fsdlib.choice import Choice, Several
 from fsdlib.models import Diffusion, Models, check_pictures
 
 _KINDS = {
@@ -114,7 +114,8 @@ def find_taps(
 ) -> list[Tap]:
     """The taps of a kind, in the order the UNet reaches them; the defaults are the paper's (METHOD, row 4).
 
-    kind: "cross_attention_query" (attn2's query projection) or "self_attention_output" (attn1's output). blocks: "all"
+    kind: "cross_attention_query" (attn2's query projection), "self_attention_output" (attn1's output) or
+    "self_attention_query" (attn1's query projection). blocks: "all"
     takes the down and up blocks whose maps are `grid` cells a side (the attention resolution nearest to it where there
     is none; the coarser of two equally near; every resolution where `grid` is None), "decoder_last" the last of those,
     "encoder_last" the last attention block of the encoder alone. Of the transformer layers in one block the last is
@@ -123,7 +124,11 @@ def find_taps(
     >>> [str(tap) for tap in find_taps(models.diffusion, blocks="decoder_last")]
     ['up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_q (16x16)']
     """
-    endings = {"cross_attention_query": "attn2.to_q", "self_attention_output": "attn1"}
+    endings = {
+        "cross_attention_query": "attn2.to_q",
+        "self_attention_output": "attn1",
+        "self_attention_query": "attn1.to_q",
+    }
     if kind not in endings or blocks not in ("all", "encoder_last", "decoder_last"):
         raise ValueError(
             f"no taps of kind {kind!r} in blocks {blocks!r}: kinds are {', '.join(endings)}; blocks are all, encoder_last, decoder_last"
@@ -334,6 +339,51 @@ def cross_attention_maps(queries: np.ndarray, tap: Tap, diffusion: Diffusion, pr
     return scores.softmax(dim=2).mean(dim=1).unflatten(2, (tap.grid, tap.grid)).numpy()
 
 
+@torch.no_grad()
+def self_attention_maps(
+    latent: np.ndarray,
+    diffusion: Diffusion,
+    taps: Sequence[Tap],
+    seeds: Sequence[int],
+    timestep: int = 0,
+    prompt: str = "",
+    noise_samples: int = 1,
+) -> list[np.ndarray]:
+    """Where every position looks when the noised latents pass: one (N, grid * grid, grid, grid) float32 array a tap.
+
+    taps: of kind "self_attention_query"; the rest as in `features`. At [n, j, y, x] is how much the position (y, x) looks
+    at the j-th: softmax over j of QK^T / sqrt(d), the mean over heads, of 1 in all. Raises ValueError for other taps.
+    (Attention: arXiv 1706.03762, section 3.2.)
+
+    >>> taps = find_taps(models.diffusion, "self_attention_query", blocks="decoder_last")
+    >>> [array.shape for array in self_attention_maps(latents([picture], models.diffusion), models.diffusion, taps, [0])]
+    [(1, 256, 16, 16)]
+    """
+    wrong = [tap.module for tap in taps if not tap.module.endswith("attn1.to_q")]
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} is no query of self-attention: take taps of find_taps(kind='self_attention_query')"
+        )
+    attentions = [diffusion.unet.get_submodule(tap.module.removesuffix(".to_q")) for tap in taps]
+    both = [Tap(tap.module.removesuffix("to_q") + part, tap.grid) for tap in taps for part in ("to_q", "to_k")]
+    total: list[np.ndarray] = []
+    for sample in range(noise_samples):
+        read = features(latent, diffusion, both, [(seed + sample) % 2**32 for seed in seeds], timestep, prompt)
+        maps = [_looks(*pair, attention.heads) for pair, attention in zip(zip(read[::2], read[1::2]), attentions)]
+        total = [a + b for a, b in zip(total, maps)] if total else maps
+    return [array / noise_samples for array in total]
+
+
+def _looks(queries: np.ndarray, keys: np.ndarray, heads: int) -> np.ndarray:
+    """Attention of (N, channels, grid, grid) queries to keys of the same shape: (N, grid * grid, grid, grid), over axis 1."""
+    query, key = (torch.from_numpy(array).flatten(2).unflatten(1, (heads, -1)) for array in (queries, keys))
+    found = torch.zeros(len(query), key.shape[-1], query.shape[-1])
+    for head in range(heads):  # one at a time: maps of 64 x 64 cells take 64 MiB each
+        scores = key[:, head].transpose(1, 2) @ query[:, head] / query.shape[2] ** 0.5
+        found += scores.softmax(dim=1)
+    return (found / heads).unflatten(2, queries.shape[2:]).numpy()
+
+
 def similarity_map(array: np.ndarray, row: int, column: int) -> np.ndarray:
     """Cosine similarity of every position's feature with that at (row, column): (C, h, w) to (h, w) float32, -1 to 1.
 
@@ -432,6 +482,53 @@ class UNetFeatures(Features):
         # a map that is scaled for itself is turned for itself; maps that are only resized, all of one size together
         alike = [[array] for array in maps] if self.normalise else _by_size(maps)
         return stack([spanned(np.concatenate(arrays)) for arrays in alike], self.grid, self.normalise)
+
+
+class AttentionMaps(Features):
+    """Where every position looks: the UNet's self-attention, a distribution over all positions at each of them.
+
+    Maps of several sizes are brought to one grid and averaged, each counting as its side is long (DiffSeg, arXiv
+    2308.12469, section 3.1).
+    """
+
+    kind: Literal["attention"] = "attention"
+    grids: Several[PositiveInt] = Field(
+        (), description="sides of the maps that are read, in cells; none: all there are"
+    )
+    timestep: NonNegativeInt = Field(300, le=999, description="at which the latent is noised, 0 to 999")
+    prompt: str = Field("", description="what conditions the UNet")
+    noise_samples: PositiveInt = Field(1, description="noises over which maps are averaged")
+    # as many channels as cells: 64 a side are 64 MiB
+    grid: PositiveInt = Field(32, le=64, description="cells a side that all maps are brought to")
+
+    def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
+        diffusion = models.diffusion
+        taps = find_taps(diffusion, "self_attention_query", grid=None)
+        if self.grids:
+            taps = [tap for grid in self.grids for tap in find_taps(diffusion, "self_attention_query", grid=grid)]
+            taps = list(dict.fromkeys(taps))
+        seeds = [image_seed(image, "noise", seed) for image in images]
+        passed = latents(images, diffusion, seed)
+        maps = self_attention_maps(passed, diffusion, taps, seeds, self.timestep, self.prompt, self.noise_samples)
+        return list(map(str, taps)), maps
+
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+        sides = sum(array.shape[-1] for array in maps)
+        return sum(array.shape[-1] / sides * _on_grid(array, self.grid) for array in maps)
+
+
+def _on_grid(array: np.ndarray, grid: int) -> np.ndarray:
+    """Attention of (h * w, h, w) on another grid, (grid * grid, grid, grid), where each position's is still of 1 in all.
+
+    What is looked at is enlarged bilinearly or averaged; a position that looks is that of the cell it lies in, or their mean.
+    """
+    side = array.shape[-1]
+    looked_at = torch.from_numpy(array).reshape(side, side, -1).permute(2, 0, 1)[:, None]
+    smaller = grid < side
+    way = dict(mode="area") if smaller else dict(mode="bilinear", align_corners=False)
+    looked_at = F.interpolate(looked_at, size=(grid, grid), **way).reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    looked_at = looked_at / looked_at.sum(dim=1, keepdim=True)
+    return F.interpolate(looked_at, size=(grid, grid), mode="area" if smaller else "nearest")[0].numpy()
 
 
 def _by_size(maps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:

@@ -511,6 +511,13 @@ class Clip:
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
         return _finite(self.model.encode_image(pixels, normalize=True).float().cpu(), "CLIP", "a picture").numpy()
 
+    def squashed(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """(H, W, 3) uint8 images of any sizes as the image tower takes them, (N, 3, side, side), the aspect ratio not kept."""
+        visual = self.model.visual
+        means = {name: visual.preprocess_cfg[name] for name in ("mean", "std", "interpolation")}
+        squash = open_clip.image_transform(visual.image_size, is_train=False, resize_mode="squash", **means)
+        return torch.stack([squash(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
+
     @torch.no_grad()
     def encode_patches(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """What the image tower holds of every patch, in the space of texts: (N, h, w, D) float32, not of unit length.
@@ -521,14 +528,7 @@ class Clip:
         ValueError for other towers.
         """
         check_pictures(images)
-        visual = self.model.visual
-        means = dict(
-            mean=visual.preprocess_cfg["mean"],
-            std=visual.preprocess_cfg["std"],
-            interpolation=visual.preprocess_cfg["interpolation"],
-        )
-        squash = open_clip.image_transform(visual.image_size, is_train=False, resize_mode="squash", **means)
-        pixels = torch.stack([squash(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
+        visual, pixels = self.model.visual, self.squashed(images)
         if isinstance(visual, open_clip.transformer.VisionTransformer) and visual.attn_pool is None:
             tokens = visual.forward_intermediates(
                 pixels, indices=1, normalize_intermediates=True, intermediates_only=True

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
+from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from fsdlib.choice import Choice, Several
-from fsdlib.models import Clip, NotFinite, of_class_list
+from fsdlib.clusters import covered
+from fsdlib.models import Clip, Models, NotFinite, of_class_list
 from fsdlib.vocabulary import Vocabulary
 
 
@@ -25,14 +26,23 @@ class View(Choice):
             raise ValueError(f"the templates are {templates}: give at least one, each with a {{}} where the name goes")
         return templates
 
-    def score(self, image: np.ndarray, masks: np.ndarray, names: Sequence[str], clip: Clip) -> np.ndarray:
+    def score(
+        self,
+        image: np.ndarray,
+        masks: np.ndarray,
+        names: Sequence[str],
+        models: Models,
+        eligible: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> np.ndarray:
         """The probability of each name for each mask, softmax over all names: (K, len(names)) float32.
 
-        image: (H, W, 3) uint8; masks: (K, H, W) bool. Without names there is nothing to choose from: (K, 0).
+        image: (H, W, 3) uint8; masks: (K, H, W) bool. Without names there is nothing to choose from: (K, 0). eligible: the
+        indices of names that may be given (None: all), for views that do more for each; seed: for those that draw noise.
         """
         if not names:
             return np.zeros((len(masks), 0), np.float32)
-        return score_vectors(self.vectors(image, masks, clip), names, clip, self.templates)
+        return score_vectors(self.vectors(image, masks, models.clip), names, models.clip, self.templates)
 
     def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
         """What CLIP makes of each mask: (K, D) float32, of unit length."""
@@ -66,7 +76,9 @@ class BlackFrame(_Pictured):
 
 
 class Crop(_Pictured):
-    """The black frame cut to the mask's box, in which a small object is large; of an empty mask the black frame.
+    """The picture cut to the mask's box, in which a small object is large, black outside the mask; of an empty mask a black frame.
+
+    With `margin` the box is wider, and outside the mask may be the mask's surroundings: their mean colour, blurred, or as they are.
 
     >>> picture, masks = np.full((2, 3, 3), 200, np.uint8), np.array([[[True, True, False], [False, False, False]]])
     >>> Crop().pictures(picture, masks)[0].shape
@@ -74,15 +86,36 @@ class Crop(_Pictured):
     """
 
     kind: Literal["crop"] = "crop"
+    margin: NonNegativeFloat = Field(
+        0.0, description="how much wider the box is on each side, as a share of its own side"
+    )
+    outside: Literal["black", "mean", "blurred", "kept"] = Field("black", description="what is shown outside the mask")
 
     def pictures(self, image: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+        around = self._around(image)
         shown = []
-        for frame, mask in zip(BlackFrame().pictures(image, masks), masks):
+        for mask in masks:
+            frame = np.where(mask[..., None], image, around)
             if mask.any():
-                rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-                frame = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+                frame = frame[tuple(_box(mask.any(axis=1 - axis), self.margin) for axis in (0, 1))]
             shown.append(frame)
         return shown
+
+    def _around(self, image: np.ndarray) -> np.ndarray:
+        """What is shown where no mask is, of the image's shape."""
+        if self.outside == "mean":
+            return np.broadcast_to(image.mean(axis=(0, 1)).round().astype(np.uint8), image.shape)
+        if self.outside == "blurred":
+            deviation = min(image.shape[:2]) / 20
+            return gaussian_filter(image, (deviation, deviation, 0))
+        return image if self.outside == "kept" else np.zeros_like(image)
+
+
+def _box(inside: np.ndarray, margin: float) -> slice:
+    """The indices from the first to the last that is inside, and so much more on both sides as a share of them."""
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    more = round(margin * (last + 1 - first))
+    return slice(max(0, first - more), last + 1 + more)
 
 
 class Dense(View):
@@ -132,11 +165,7 @@ def pooled_patches(patches: np.ndarray, masks: np.ndarray) -> np.ndarray:
     array([[1., 0.]], dtype=float32)
     """
     height, width, _ = patches.shape
-    covered = [
-        np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX))
-        for mask in masks
-    ]
-    sums = np.reshape(covered, (len(masks), -1)) @ patches.reshape(height * width, -1)
+    sums = covered(masks, height, width).reshape(len(masks), -1) @ patches.reshape(height * width, -1)
     return (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 

@@ -71,10 +71,10 @@ def segment_with(
 
     # all that the masks depend on, beside the picture
     source: str | int = "truth" if "masks" in perfect else choices.expected
+    features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
     if "masks" in perfect:
         masks = true_masks(truth)
     else:
-        features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
         own_seed = image_seed(image, "clusters", seed)
         partitions = _once(
             known, ("clusters", source), lambda: recipe.clusters.partitions(features, own_seed, choices.expected)
@@ -84,7 +84,14 @@ def segment_with(
     if "names" in perfect:
         assigned = _true_names(masks, truth) - 1  # the texts are the classes in the order of their labels, from 1
     else:
-        scores = _once(known, ("scores", source), lambda: recipe.view.score(image, masks, choices.texts, models.clip))
+        eligible = choices.eligible
+        scores = _once(
+            known,
+            ("scores", source, tuple(eligible)),
+            lambda: recipe.spreading.spread(
+                recipe.view.score(image, masks, choices.texts, models, eligible, seed), masks, features
+            ),
+        )
         assigned = recipe.assignment.assign(scores, choices.eligible, choices.background, masks)
 
     regions, texts = recipe.assignment.regions(masks, assigned)

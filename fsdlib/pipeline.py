@@ -30,7 +30,7 @@ class Result:
     """What was found in one picture, with all that led there.
 
     labels: (H, W) uint8, indices into `names`, 0 for background. names: the class list's, or, where those are more than 254,
-    those given to a mask alone. clusters: (h, w) uint8, of the finest grouping. masks: (K, H, W) bool, one a
+    those given to a mask alone. clusters: (h, w) unsigned integers, of the finest grouping. masks: (K, H, W) bool, one a
     cluster of any grouping, before refinement. texts: what CLIP chose among; text_labels: the label that each of them gives, 0 for none.
     scores: (K, len(texts)) float32, probabilities. assigned: (K,) int, an index into texts or -1 for background. notes:
     what was done otherwise than for other pictures.
@@ -319,7 +319,8 @@ def _begin(
     silhouette = clustering.silhouette(features, clusters)
     watch.lap("clusters")
 
-    scores = recipe.view.score(image, masks, choices.texts, models.clip)
+    scores = recipe.view.score(image, masks, choices.texts, models, choices.eligible, seed)
+    scores = recipe.spreading.spread(scores, masks, features)
     assigned = recipe.assignment.assign(scores, choices.eligible, choices.background, masks)
     choices = choices.fitted(assigned)
     watch.lap("names")

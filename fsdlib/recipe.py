@@ -1,7 +1,8 @@
 """HOW models are used: one choice for each stage of the method.
 
 `paper` follows the published method to the letter; `best` starts from it with what is known to help; `fast` is `best` for
-those in a hurry. Any recipe runs on any models.
+those in a hurry; `best_sd` is chosen for the real weights from published figures; the others are the method's peers. Any
+recipe runs on any models.
 """
 
 import json
@@ -13,10 +14,12 @@ from pydantic import Field, SerializeAsAny, ValidationError
 import fsdlib.backbones  # noqa: F401  its ways to read features are found by their kind
 from fsdlib.caption import BeamSearch, Captioning
 from fsdlib.choice import Choice
-from fsdlib.clusters import Clustering, KMeans, Pooled
-from fsdlib.features import Features, UNetFeatures
-from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, View
-from fsdlib.refinement import Crf, Refinement
+from fsdlib.clusters import Cells, Clustering, KlMerging, KMeans, NormalisedCut, Pooled
+from fsdlib.dense import CrossAttention, SelfCorrelation, ValuePath
+from fsdlib.features import AttentionMaps, EncoderLast, Features, UNetFeatures
+from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, Dense, Merge, OneClusterPerClass, View
+from fsdlib.refinement import Crf, Pamr, Refinement
+from fsdlib.spreading import AttentionSpreading, Spreading, Unspread
 from fsdlib.words import ClassStrings, Closed, NamesAndSynonyms, VocabularyMode, Wording
 
 # What an explicit background is made of: stuff that photographs show around objects, and the patterns of the scenes.
@@ -48,6 +51,13 @@ BACKGROUND_NAMES = (
     "checked background",
 )
 
+# Templates for what may be anywhere in a picture, by size too (Gu et al., arXiv 2104.13921, have sixty-three of such forms).
+SCENE_TEMPLATES = tuple(
+    form.format(size)
+    for form in ("a photo of a {}{{}}.", "this is a photo of a {}{{}}.", "there is a {}{{}} in the scene.")
+    for size in ("", "small ", "medium ", "large ")
+)
+
 
 class Recipe(Choice):
     """One choice for each stage, and a name. Unknown options and wrong types raise; `with_changes` makes a variant.
@@ -66,6 +76,9 @@ class Recipe(Choice):
     features: SerializeAsAny[Features] = Field(UNetFeatures(), description="what positions are compared by")
     clusters: SerializeAsAny[Clustering] = Field(KMeans(), description="how positions are grouped into masks")
     view: SerializeAsAny[View] = Field(BlackFrame(), description="what CLIP is shown of a mask")
+    spreading: SerializeAsAny[Spreading] = Field(
+        Unspread(), description="how scores reach positions that belong together"
+    )
     assignment: SerializeAsAny[Assignment] = Field(OneClusterPerClass(), description="how scores become names")
     refinement: SerializeAsAny[Refinement] = Field(Crf(), description="how masks are fitted to edges")
 
@@ -156,7 +169,78 @@ FAST = BEST.with_changes(
     },
     name="fast",
 )
-RECIPES = {"paper": PAPER, "best": BEST, "fast": FAST}
+
+# Peers of the method, each as its paper describes it, in this project's stages: docs/PEERS.md says what each source has,
+# what is done here and what is not. The list of classes is given to those whose papers have no other way.
+_PHOTOGRAPH = ("a photo of a {}.",)
+DIFFCUT = PAPER.with_changes(
+    {
+        "wording": NamesAndSynonyms(),
+        "vocabulary": "given",
+        "features": UNetFeatures(taps=EncoderLast(of="self_attention_output"), timestep=50, grid=64, normalise=True),
+        "clusters": NormalisedCut(threshold=0.5, power=10.0, stretched=True, grid=32),
+        "view": Dense(templates=SCENE_TEMPLATES),
+        "assignment": Merge(background_names=("background",)),
+        "refinement": Pamr(iterations=15, dilations=(1, 2, 4, 8, 12, 24, 32, 64)),
+    },
+    name="diffcut",
+)
+DIFFSEG = PAPER.with_changes(
+    {
+        "wording": NamesAndSynonyms(),
+        "features": AttentionMaps(timestep=300),
+        "clusters": KlMerging(anchors=16, threshold=1.0, iterations=3),
+        "view": CrossAttention(templates=_PHOTOGRAPH, timestep=300),
+        "assignment": Merge(),
+        "refinement": "none",
+    },
+    name="diffseg",
+)
+DIFFSEGMENTER = PAPER.with_changes(
+    {
+        "wording": NamesAndSynonyms(),
+        "features": AttentionMaps(timestep=100),
+        "clusters": Cells(),
+        "view": CrossAttention(templates=_PHOTOGRAPH, timestep=100),
+        "spreading": AttentionSpreading(keep_range=True),
+        "assignment": Merge(threshold=0.5),
+        "refinement": "none",
+    },
+    name="diffsegmenter",
+)
+ISEG = DIFFSEGMENTER.with_changes(
+    {"spreading": AttentionSpreading(steps=10, sharpness=2.0, keep_range=True)}, name="iseg"
+)
+MASKCLIP = PAPER.with_changes(
+    {
+        "wording": NamesAndSynonyms(),
+        "vocabulary": "given",
+        "features": "clip",
+        "clusters": Cells(),
+        "view": ValuePath(templates=_PHOTOGRAPH),
+        "assignment": Merge(background_names=("background",)),
+        "refinement": "none",
+    },
+    name="maskclip",
+)
+SCLIP = MASKCLIP.with_changes(
+    {
+        "view": SelfCorrelation(templates=_PHOTOGRAPH),
+        "assignment.background_names": BACKGROUND_NAMES,
+    },
+    name="sclip",
+)
+# For the real weights, where nothing could be measured here: of each stage what published figures speak for, with the
+# figure and its source in docs/PEERS.md. To be run with the models `ssd1b`.
+BEST_SD = DIFFCUT.with_changes(
+    {
+        "vocabulary": Closed(),
+        "assignment": Merge(background_names=BACKGROUND_NAMES, threshold=0.2),
+    },
+    name="best_sd",
+)
+PEERS = {recipe.name: recipe for recipe in (DIFFCUT, DIFFSEG, DIFFSEGMENTER, ISEG, MASKCLIP, SCLIP)}
+RECIPES = {"paper": PAPER, "best": BEST, "fast": FAST, "best_sd": BEST_SD} | PEERS
 
 
 def get_recipe(name: str) -> Recipe:

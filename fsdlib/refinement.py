@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 from pydensecrf.densecrf import DenseCRF2D
+from pydensecrf.utils import unary_from_labels
 from scipy.special import expit, logit, softmax
 
 from fsdlib.choice import Choice, Several
@@ -66,7 +67,26 @@ class _Bounded(Refinement):
         raise NotImplementedError
 
 
-class Crf(_Bounded):
+class _DenseCrf(_Bounded):
+    """A dense CRF's energies (Krähenbühl and Koltun, arXiv 1210.5644)."""
+
+    gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
+    gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
+    gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
+    bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
+    bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
+    bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
+    iterations: PositiveInt = Field(10, description="mean-field iterations")
+
+    def pairwise(self, crf: DenseCRF2D, image: np.ndarray, scale: float) -> None:
+        """Give a CRF the terms that tie pixels to each other; scale: how much smaller the picture is than it was."""
+        crf.addPairwiseGaussian(sxy=scale * self.gaussian_sxy, compat=self.gaussian_compat)
+        image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
+        appearance = dict(sxy=scale * self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
+        crf.addPairwiseBilateral(rgbim=image, **appearance)
+
+
+class Crf(_DenseCrf):
     """A dense CRF of two labels a mask, in and out (Krähenbühl and Koltun, arXiv 1210.5644; METHOD, row 9).
 
     >>> image = np.zeros((8, 8, 3), np.uint8)
@@ -78,13 +98,6 @@ class Crf(_Bounded):
     """
 
     kind: Literal["crf"] = "crf"
-    gt_prob: float = Field(0.90, gt=0, lt=1, description="certainty of the unary")
-    gaussian_sxy: PositiveFloat = Field(20.0, description="position deviation of the smoothness term, pixels")
-    gaussian_compat: PositiveFloat = Field(5.0, description="weight of the smoothness term")
-    bilateral_sxy: PositiveFloat = Field(20.0, description="position deviation of the appearance term, pixels")
-    bilateral_srgb: PositiveFloat = Field(20.0, description="colour deviation of the appearance term, levels of 255")
-    bilateral_compat: PositiveFloat = Field(100.0, description="weight of the appearance term")
-    iterations: PositiveInt = Field(10, description="mean-field iterations")
 
     def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
         return self.marginals(image, masks, scale) > 0.5
@@ -99,10 +112,7 @@ class Crf(_Bounded):
         together = min(count, _MASKS_TOGETHER)
         crf = DenseCRF2D(width, height, together)
         crf.setUnaryEnergy(np.zeros((together, height * width), np.float32))
-        crf.addPairwiseGaussian(sxy=scale * self.gaussian_sxy, compat=self.gaussian_compat)
-        image = np.require(image, np.uint8, ["C", "W"])  # what pydensecrf takes
-        appearance = dict(sxy=scale * self.bilateral_sxy, srgb=self.bilateral_srgb, compat=self.bilateral_compat)
-        crf.addPairwiseBilateral(rgbim=image, **appearance)
+        self.pairwise(crf, image, scale)
         # pydensecrf filters every label's map for itself, so the labels of one CRF may be several masks, each by its
         # belief to be in; the messages of being out follow, since both beliefs are one together and filters are linear
         belief, message, compatible = (crf.startInference()[0] for _ in range(3))
@@ -122,6 +132,32 @@ class Crf(_Bounded):
                 beliefs[: len(group)] = expit(unary + 2 * messages[: len(group)] - of_both)
             marginals[start : start + together] = beliefs[: len(group)]
         return marginals.reshape(masks.shape)
+
+
+class JointCrf(_DenseCrf):
+    """One dense CRF over all masks and what none of them claims, in place of one for each mask: every pixel has one label.
+
+    Energies are those of `Crf`, at the same strengths; masks that overlap are painted in their order first.
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> image[:, 4:] = 255  # a white half
+    >>> masks = np.zeros((1, 8, 8), bool)
+    >>> masks[0, :, 3:] = True  # one column too many
+    >>> JointCrf().refine(image, masks)[0, 0].astype(int)
+    array([0, 0, 0, 0, 1, 1, 1, 1])
+    """
+
+    kind: Literal["joint_crf"] = "joint_crf"
+
+    def refine_at(self, scale: float, image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        (height, width), count = image.shape[:2], len(masks) + 1  # none of the masks is a label of its own
+        claimed = masks.any(axis=0)
+        labels = np.where(claimed, masks.argmax(axis=0) + 1, 0)
+        crf = DenseCRF2D(width, height, count)
+        crf.setUnaryEnergy(unary_from_labels(labels, count, self.gt_prob, zero_unsure=False))
+        self.pairwise(crf, image, scale)
+        found = np.argmax(crf.inference(self.iterations), axis=0).reshape(height, width)
+        return found == np.arange(1, count)[:, None, None]
 
 
 class Pamr(_Bounded):

@@ -78,7 +78,7 @@ def _streamed(pictures: Iterator[Picture], arguments: tuple, batch: int, cores: 
             yield finish()
 
     with (
-        one_thread(),
+        threads_of(1),
         processes(cores) as refiners,
         ThreadPoolExecutor(threads, "stream", initializer=_of_one_thread) as pool,
     ):
@@ -95,12 +95,12 @@ def _streamed(pictures: Iterator[Picture], arguments: tuple, batch: int, cores: 
 
 
 @contextmanager
-def one_thread():
-    """One thread for arithmetic of any library within the block, then as many as before."""
+def threads_of(count: int):
+    """So many threads for arithmetic of any library within the block, then as many as before: more sum and round in another order."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
-        with threadpool_limits(1):
+        with threadpool_limits(count):
             yield
     finally:
         torch.set_num_threads(before)  # also what threads to come start with

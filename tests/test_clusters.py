@@ -1,20 +1,28 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy.stats import entropy
 from sklearn import cluster
 from sklearn.metrics import silhouette_score
 
 from fsdlib.clusters import (
     Agglomerative,
+    AgglomerativeThreshold,
+    Cells,
     Clustering,
+    Eigengap,
+    KlMerging,
     KMeans,
+    MeanShift,
     NormalisedCut,
     Pooled,
     Spectral,
     affinity,
     averaged,
     bisect,
+    covered,
     cut_value,
+    divergence,
     enlarged,
     inertia,
     masks,
@@ -127,9 +135,7 @@ def test_more_clusters_than_their_numbers_can_count_are_refused():
 
 
 def test_an_unknown_clustering_is_answered_with_those_there_are():
-    with pytest.raises(
-        ValueError, match="'dbscan': choose one of kmeans, agglomerative, spectral, pooled, normalised_cut"
-    ):
+    with pytest.raises(ValueError, match="'dbscan': choose one of kmeans, agglomerative, spectral, eigengap"):
         Clustering.model_validate("dbscan")
 
 
@@ -277,3 +283,109 @@ def test_spectral_clusters_are_seeded_and_follow_directions_not_lengths():
         partition(labels) == partition(np.repeat([0, 1, 2], 12))
         and labels.tobytes() == Spectral(count=3).group(features, 5).tobytes()
     )
+
+
+# ----------------------------------------------------------------------------------- ways that find the number
+
+
+@pytest.mark.parametrize(
+    "way", [Eigengap(), AgglomerativeThreshold(threshold=0.2), MeanShift()], ids=lambda way: way.kind
+)
+def test_the_number_of_tight_groups_is_found(blobs, way):
+    features, quadrant = blobs
+    labels = way.group(features)
+    assert labels.dtype == np.uint8 and partition(labels) == partition(quadrant)
+    first = np.unique(labels, return_index=True)[1]
+    assert first.tolist() == sorted(first)  # numbered as they are met
+
+
+def test_a_threshold_on_mean_cosine_distances_is_scikit_learns():
+    features = np.random.default_rng(3).normal(size=(4, 5, 6))
+    direct = cluster.AgglomerativeClustering(
+        n_clusters=None, metric="cosine", linkage="average", distance_threshold=0.6
+    ).fit(np.moveaxis(features, 0, -1).reshape(30, 4))
+    assert partition(AgglomerativeThreshold(threshold=0.6).group(features)) == partition(direct.labels_)
+
+
+def test_spectral_clusters_by_qr_are_scikit_learns(blobs):
+    features, _ = blobs
+    direct = cluster.SpectralClustering(3, affinity="precomputed", assign_labels="cluster_qr", random_state=0)
+    expected = direct.fit_predict(affinity(features, 2.0))
+    assert partition(Spectral(count=3, power=2.0, by="cluster_qr").group(features)) == partition(expected)
+
+
+@pytest.mark.parametrize("way", [Eigengap(), AgglomerativeThreshold(), MeanShift(), Cells()], ids=lambda way: way.kind)
+def test_positions_that_are_all_alike_and_a_single_one_are_grouped_too(way):
+    assert way.group(np.ones((3, 1, 1))).tolist() == [[0]]
+    assert len(np.unique(way.group(np.ones((3, 4, 4))))) in (1, 2, 16)
+
+
+def test_every_cell_is_a_cluster_of_its_own_however_many():
+    labels = Cells().group(np.zeros((1, 20, 20)))
+    assert labels.ravel().tolist() == list(range(400)) and masks(labels, 40, 40).sum(axis=(1, 2)).tolist() == [4] * 400
+    assert np.isnan(silhouette(np.random.default_rng(0).normal(size=(1, 20, 20)), labels))
+
+
+# ------------------------------------------------------------------------------------------------- merged attention
+
+
+def test_divergence_is_the_mean_of_scipys_of_both_directions():
+    ones, others = (np.random.default_rng(seed).dirichlet(np.ones(6), 3) for seed in (0, 1))
+    expected = [[(entropy(one, other) + entropy(other, one)) / 2 for other in others] for one in ones]
+    np.testing.assert_allclose(divergence(ones, others), expected, rtol=1e-9)
+    assert np.abs(divergence(ones, ones).diagonal()).max() < 1e-12
+
+
+def looking(groups):
+    """Attention maps of positions that look at all of their own group alike: (N, h, w)."""
+    flat = groups.ravel()
+    alike = (flat[:, None] == flat) + 1e-6
+    return (alike / alike.sum(axis=1, keepdims=True)).T.reshape(-1, *groups.shape)
+
+
+def test_maps_of_one_group_are_merged_and_the_groups_come_out():
+    groups = np.kron([[0, 1], [2, 1]], np.ones((3, 3), int))
+    for anchors in (2, 6, 16):
+        assert partition(KlMerging(anchors=anchors).group(looking(groups))) == partition(groups)
+    assert len(np.unique(KlMerging(anchors=6, threshold=100.0).group(looking(groups)))) == 1
+
+
+def test_merging_worked_by_hand():
+    """Three maps on 1 x 3 positions: the first two lie 0.11 apart, the third far away; a threshold between merges two."""
+    maps = np.array([[0.6, 0.3, 0.1], [0.45, 0.45, 0.1], [0.1, 0.1, 0.8]])
+    near = divergence(maps, maps)
+    assert near[0, 1] < 0.1 < near[0, 2] and near[0, 1] < 0.1 < near[1, 2]
+    assert KlMerging(anchors=3, threshold=0.1).group(maps.T.reshape(3, 1, 3)).tolist() == [[0, 0, 1]]
+    assert KlMerging(anchors=3, threshold=0.001).group(maps.T.reshape(3, 1, 3)).tolist() == [[0, 1, 2]]
+
+
+def test_features_that_are_no_attention_maps_cannot_be_merged():
+    for features in (np.ones((3, 2, 2)), np.ones((4, 2, 2))):
+        with pytest.raises(ValueError, match="no attention maps.*features='attention'"):
+            KlMerging().group(features)
+
+
+# ------------------------------------------------------------------------------------------------- the cut as DiffCut has it
+
+
+def test_stretched_cosines_go_from_nought_to_one():
+    features = np.random.default_rng(0).uniform(1, 2, (3, 2, 3))
+    assert affinity(features, 1).min() > 0.5
+    found = affinity(features, 1, stretched=True)
+    assert found.min() <= 1e-8 and found.max() == 1 and np.array_equal(found, found.T)
+
+
+def test_a_cut_of_a_coarse_map_gives_every_fine_position_the_part_it_is_most_like(blobs):
+    features, quadrant = blobs
+    fine = np.kron(features, np.ones((1, 3, 3), np.float32))
+    assert partition(NormalisedCut(grid=8).group(fine)) == partition(np.kron(quadrant, np.ones((3, 3), int)))
+    moved = fine.copy()
+    moved[:, 0, 0] = features[:, 7, 7]  # one fine position that is of another part than its coarse cell
+    assert NormalisedCut(grid=8).group(moved)[0, 0] == NormalisedCut(grid=8).group(moved)[-1, -1]
+    assert np.array_equal(NormalisedCut(grid=8).group(features), NormalisedCut().group(features))
+
+
+def test_covered_shares_are_those_of_the_cells():
+    mask = np.zeros((1, 4, 4), bool)
+    mask[0, :2, :3] = True
+    assert covered(mask, 2, 2).tolist() == [[[1.0, 0.5], [0.0, 0.0]]]

@@ -10,7 +10,18 @@ import inspect
 import numpy as np
 import pytest
 
-STAGES = ("caption", "words", "features", "clusters", "names", "refinement", "pipeline", "oracles")
+STAGES = (
+    "caption",
+    "words",
+    "features",
+    "clusters",
+    "names",
+    "dense",
+    "spreading",
+    "refinement",
+    "pipeline",
+    "oracles",
+)
 SHARED = ("choice", "pictures", "recipe")
 
 

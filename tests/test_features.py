@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from fsdlib.clusters import KMeans, silhouette
 from fsdlib.features import (
+    AttentionMaps,
     Layer,
     Tap,
     UNetFeatures,
@@ -22,6 +23,7 @@ from fsdlib.features import (
     image_seed,
     latents,
     noised,
+    self_attention_maps,
     similarity_map,
     spanned,
     stack,
@@ -146,7 +148,7 @@ def test_of_two_equally_near_resolutions_the_coarser_is_tapped():
 
 def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini, scene):
     latent = latents([scene.image], mini.diffusion)
-    for kind in ("cross_attention_query", "self_attention_output"):
+    for kind in ("cross_attention_query", "self_attention_output", "self_attention_query"):
         for blocks in ("all", "encoder_last", "decoder_last"):
             taps = find_taps(mini.diffusion, kind, blocks)
             maps = features(latent, mini.diffusion, taps, [0])
@@ -160,7 +162,8 @@ def test_the_embedded_model_has_taps_of_every_kind_that_hold_what_they_say(mini,
 @pytest.mark.parametrize("wrong", [dict(kind="keys"), dict(blocks="middle")])
 def test_taps_of_an_unknown_kind_are_refused_with_those_there_are(mini, wrong):
     with pytest.raises(
-        ValueError, match="cross_attention_query, self_attention_output; blocks are all, encoder_last, decoder_last"
+        ValueError,
+        match="cross_attention_query, self_attention_output, self_attention_query; blocks are all, encoder_last, decoder_last",
     ):
         find_taps(mini.diffusion, **wrong)
 
@@ -410,6 +413,61 @@ def test_cross_attention_maps_are_the_probabilities_that_diffusers_computes(whic
         assert np.allclose(ours, theirs, atol=1e-5) and np.allclose(ours.sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("which", ["mini", "four_levels"])
+def test_self_attention_maps_are_what_the_block_itself_mixes_its_values_by(which, mini, four_levels, encoded):
+    """Values mixed by head give the block's own output; the mean over heads is what diffusers' probabilities have."""
+    diffusion, latent = mini.diffusion if which == "mini" else four_levels, encoded[0][:2]
+    unet, before = diffusion.unet, diffusion.unet.attn_processors
+    taps = find_taps(diffusion, "self_attention_query", grid=None)
+
+    class OfSelf(AttnProcessor):
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+            query, key = (attn.head_to_batch_dim(x) for x in (attn.to_q(hidden_states), attn.to_k(hidden_states)))
+            self.probabilities = attn.get_attention_scores(query, key)
+            return super().__call__(attn, hidden_states, encoder_hidden_states, **kwargs)
+
+    recorders = {name: OfSelf() if "attn1" in name else AttnProcessor() for name in before}
+    unet.set_attn_processor(dict(recorders))
+    with torch.no_grad():
+        unet(torch.from_numpy(noised(latent, diffusion, [1, 2], 100)), 100, **diffusion.condition("", 2))
+    unet.set_attn_processor(before)
+    for tap, ours in zip(taps, self_attention_maps(latent, diffusion, taps, [1, 2], timestep=100)):
+        theirs = recorders[tap.module.replace("to_q", "processor")].probabilities  # image and head, from, to
+        theirs = theirs.unflatten(0, (2, -1)).mean(dim=1).transpose(1, 2).unflatten(2, (tap.grid, tap.grid)).numpy()
+        assert ours.shape == (2, tap.grid**2, tap.grid, tap.grid)
+        assert np.allclose(ours, theirs, atol=1e-5) and np.allclose(ours.sum(axis=1), 1, atol=1e-4)
+
+
+def test_attention_maps_of_several_noises_are_averaged_and_of_other_taps_refused(mini, encoded):
+    taps = find_taps(mini.diffusion, "self_attention_query", blocks="decoder_last")
+    one, two, both = (
+        self_attention_maps(encoded[0][:1], mini.diffusion, taps, [seed], 300, noise_samples=count)[0]
+        for seed, count in ((5, 1), (6, 1), (5, 2))
+    )
+    assert np.allclose((one + two) / 2, both, atol=1e-6)
+    with pytest.raises(ValueError, match="no query of self-attention"):
+        self_attention_maps(encoded[0][:1], mini.diffusion, find_taps(mini.diffusion), [0])
+
+
+def test_attention_maps_are_brought_to_one_grid_by_hand():
+    """Of 1 x 1 and 2 x 2 positions, to 2 x 2: the one looks everywhere alike and counts a third."""
+    alone = np.ones((1, 1, 1), np.float32)
+    itself = np.eye(4, dtype=np.float32).reshape(4, 2, 2)
+    found = AttentionMaps(grid=2).stacked([alone, itself]).reshape(4, 4)
+    assert np.allclose(found, np.eye(4) * 2 / 3 + 1 / 12)
+    assert np.allclose(AttentionMaps(grid=1).stacked([itself]), 1)
+
+
+@pytest.mark.parametrize("grid", [8, 16, 32])
+def test_attention_stays_a_distribution_on_any_grid(mini, scene, grid):
+    way = AttentionMaps(grid=grid)
+    places, maps = way.read([scene.image], mini)
+    found = way.stacked([array[0] for array in maps])
+    assert found.shape == (grid**2, grid, grid) and len(places) == len(maps) and found.min() >= 0
+    assert np.allclose(found.sum(axis=0), 1, atol=1e-4)
+    assert len(AttentionMaps(grids=(8,)).read([scene.image], mini)[0]) < len(places)
+
+
 def test_maps_of_a_tap_that_is_no_query_are_refused(mini):
     with pytest.raises(ValueError, match="attn1 is no query of cross-attention"):
         cross_attention_maps(
@@ -483,6 +541,16 @@ def test_sd14_in_full_size_gives_five_maps_of_1280_channels_at_512_pixels(full_s
     maps = features(latent, full_size, find_taps(full_size), [0])
     assert [a.shape for a in maps] == [(1, 1280, 16, 16)] * 5
     assert stack([a[0] for a in maps]).shape == (6400, 32, 32) and all(0.1 < a.std() < 10 for a in maps)
+
+
+@pytest.mark.slow
+def test_sd14_in_full_size_gives_attention_that_is_brought_to_one_grid(full_size):
+    latent = np.random.default_rng(0).standard_normal((1, 4, 64, 64), np.float32)
+    taps = [tap for tap in find_taps(full_size, "self_attention_query", grid=None) if tap.grid < 64]
+    maps = self_attention_maps(latent, full_size, taps, [0], timestep=300)
+    assert [a.shape for a in maps] == [(1, tap.grid**2, tap.grid, tap.grid) for tap in taps] and len(taps) == 10
+    found = AttentionMaps().stacked([a[0] for a in maps])
+    assert found.shape == (1024, 32, 32) and np.allclose(found.sum(axis=0), 1, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -51,6 +51,24 @@ def test_an_empty_mask_shows_a_black_frame(marked):
         assert shown.shape == (6, 8, 3) and not shown.any()
 
 
+def test_a_crop_with_a_margin_shows_more_of_the_surroundings(marked):
+    image, masks = marked
+    image = image + np.arange(8, dtype=np.uint8)[None, :, None]  # columns of 90 to 97
+    shown = Crop(margin=0.5, outside="kept").pictures(image, masks)[0]
+    assert shown[..., 0].tolist() == [[91, 92, 93, 94, 95, 96, 97]] * 4  # 1 row and 2 columns more on each side
+    corner = Crop(margin=0.5).pictures(image, masks)[0]
+    assert corner[..., 0].tolist()[1] == [0, 0, 0, 94, 95, 0, 0] and not corner[0].any()
+
+
+def test_outside_the_mask_may_be_the_mean_colour_or_the_picture_blurred(marked):
+    image, masks = marked
+    image = image.copy()
+    image[0] = 210  # a bright row: the mean is 110
+    assert Crop(outside="mean").pictures(image, masks)[0][0, :, 0].tolist() == [110, 90, 90]
+    blurred = Crop(outside="blurred", margin=1.0).pictures(image, masks)[0]
+    assert blurred.shape == (6, 8, 3) and 90 <= blurred.min() and blurred[2, 4, 0] == 90 < blurred[0, 0, 0] <= 210
+
+
 def test_an_unknown_view_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="'blur': choose one of black_frame, crop, dense"):
         View.model_validate("blur")
@@ -89,11 +107,11 @@ def test_masks_are_scored_as_the_views_of_them_are(mini, scene):
     names, masks = ["cat", "dog"], np.stack([scene.labels == label for label in np.unique(scene.labels)[:2]])
     for view in (BlackFrame(), Crop()):
         expected = score(view.pictures(scene.image, masks), names, mini.clip)
-        assert np.array_equal(view.score(scene.image, masks, names, mini.clip), expected)
+        assert np.array_equal(view.score(scene.image, masks, names, mini), expected)
 
 
 def test_without_names_there_is_nothing_to_score(mini, marked):
-    assert Crop().score(*marked, [], mini.clip).shape == (2, 0)
+    assert Crop().score(*marked, [], mini).shape == (2, 0)
 
 
 def test_scores_of_vectors_are_the_softmax_of_scaled_cosines(mini):

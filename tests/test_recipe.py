@@ -10,8 +10,20 @@ from fsdlib.clusters import Clustering, KMeans, NormalisedCut
 from fsdlib.features import AtGrid, EncoderLast, Features, Taps, UNetFeatures
 from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, View
 from fsdlib.pipeline import segment
-from fsdlib.recipe import BACKGROUND_NAMES, BEST, FAST, PAPER, RECIPES, Recipe, get_recipe, parse_changes
+from fsdlib.recipe import (
+    BACKGROUND_NAMES,
+    BEST,
+    BEST_SD,
+    FAST,
+    PAPER,
+    PEERS,
+    RECIPES,
+    Recipe,
+    get_recipe,
+    parse_changes,
+)
 from fsdlib.refinement import Crf, Pamr, Refinement
+from fsdlib.spreading import Spreading, Unspread
 from fsdlib.words import ClassStrings, Closed, VocabularyMode, Wording
 
 # The published method, stage by stage.
@@ -36,6 +48,7 @@ PUBLISHED = Recipe(
     # black outside the mask, not cropped; bare class names
     view=BlackFrame(templates=("{}",)),
     # one cluster a class, no background and no threshold
+    spreading=Unspread(),
     assignment=OneClusterPerClass(background_names=(), threshold=0.0),
     refinement=Crf(
         gt_prob=0.9,
@@ -49,7 +62,7 @@ PUBLISHED = Recipe(
         max_pixels=4_000_000,
     ),
 )
-STAGES = (Captioning, Wording, VocabularyMode, Features, Taps, Clustering, View, Assignment, Refinement)
+STAGES = (Captioning, Wording, VocabularyMode, Features, Taps, Clustering, View, Spreading, Assignment, Refinement)
 
 
 def test_paper_is_the_published_method_and_has_no_other_option():
@@ -79,12 +92,13 @@ def test_the_background_list_has_25_to_60_nouns_each_once():
 
 
 def test_recipes_are_got_by_name_and_an_unknown_one_is_answered_with_those_there_are():
-    assert {name: get_recipe(name) for name in RECIPES} == {"paper": PAPER, "best": BEST, "fast": FAST}
+    assert all(get_recipe(name) is recipe and recipe.name == name for name, recipe in RECIPES.items())
+    assert RECIPES == {"paper": PAPER, "best": BEST, "fast": FAST, "best_sd": BEST_SD} | PEERS
     with pytest.raises(ValueError, match="'papper'.*paper, best"):
         get_recipe("papper")
 
 
-@pytest.mark.parametrize("recipe", [PAPER, BEST, FAST, PAPER.with_changes({"refinement": Pamr(dilations=(1, 2))})])
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), PAPER.with_changes({"refinement": Pamr(dilations=(1, 2))})])
 def test_a_recipe_goes_through_json_and_back_and_hashes_the_same(recipe):
     text = recipe.model_dump_json()
     again = Recipe.model_validate_json(text)
@@ -128,14 +142,14 @@ def test_a_stage_takes_a_choice_a_kind_or_a_mapping():
             5,
             "no option 'clusters.number': clusters is KMeans with the options count, plus_candidates",
         ),
-        ("clusters.threshold", 0.5, "threshold is an option of normalised_cut"),
+        ("clusters.threshold", 0.5, "threshold is an option of agglomerative_threshold, kl_merging, normalised_cut"),
         ("clusters.count.most", 5, "no option 'clusters.count.most': clusters.count is 4"),
         ("features.taps.size", 5, "features.taps is AtGrid with the options of, grid"),
-        ("clusters", "dbscan", "'dbscan': choose one of kmeans, agglomerative, spectral, pooled, normalised_cut"),
+        ("clusters", "dbscan", "'dbscan': choose one of kmeans, agglomerative, spectral, eigengap"),
         ("clusters", 4, "the kind of Clustering is 4: choose one of"),
         ("clusters", {"count": 4}, "the kind of Clustering is left out: choose one of"),
         ("clusters", Crf(), "instance of Clustering"),
-        ("refinement", None, "the kind of Refinement is None: choose one of crf, pamr, none"),
+        ("refinement", None, "the kind of Refinement is None: choose one of crf, joint_crf, pamr, none"),
         ("vocabulary", "half", "choose one of open, closed, given, oracle"),
         ("features.taps.of", "keys", "'cross_attention_query' or 'self_attention_output'"),
     ],

@@ -4,7 +4,7 @@ from PIL import Image
 from pydensecrf.densecrf import DenseCRF2D
 from pydensecrf.utils import unary_from_labels
 
-from fsdlib.refinement import Crf, Pamr, Refinement, Unrefined, kernel, paint, pamr, pamr_weights
+from fsdlib.refinement import Crf, JointCrf, Pamr, Refinement, Unrefined, kernel, paint, pamr, pamr_weights
 
 
 @pytest.fixture(scope="module")
@@ -286,3 +286,31 @@ def test_without_masks_all_is_background():
 def test_a_label_for_each_mask_is_demanded():
     with pytest.raises(ValueError):
         paint(np.ones((2, 1, 1), bool), [1])
+
+
+# --------------------------------------------------------------------------------------------------- one CRF for all
+
+
+def test_the_joint_crf_is_pydensecrfs_of_all_labels(rough):
+    image, masks = rough
+    labels = np.where(masks.any(axis=0), masks.argmax(axis=0) + 1, 0)
+    crf = DenseCRF2D(image.shape[1], image.shape[0], len(masks) + 1)
+    crf.setUnaryEnergy(unary_from_labels(labels, len(masks) + 1, 0.8, zero_unsure=False))
+    crf.addPairwiseGaussian(sxy=5, compat=3)
+    crf.addPairwiseBilateral(sxy=20, srgb=13, rgbim=np.ascontiguousarray(image), compat=10)
+    expected = np.argmax(crf.inference(4), axis=0).reshape(labels.shape)
+    options = dict(gt_prob=0.8, gaussian_sxy=5.0, gaussian_compat=3.0, bilateral_srgb=13.0, bilateral_compat=10.0)
+    found = JointCrf(**options, iterations=4).refine(image, masks)
+    assert np.array_equal(paint(found, range(1, len(masks) + 1)), expected) and found.sum(axis=0).max() <= 1
+
+
+def test_of_one_mask_the_joint_crf_is_the_crf(rough):
+    image, masks = rough
+    alone, joint = (way.refine(image, masks[:1]) for way in (Crf(), JointCrf()))
+    assert (alone != joint).mean() < 1e-3
+
+
+def test_the_earlier_of_masks_that_overlap_is_what_the_joint_crf_starts_from():
+    image, masks = np.full((6, 6, 3), 128, np.uint8), np.ones((2, 6, 6), bool)
+    assert JointCrf().refine(image, masks).mean(axis=(1, 2)).tolist() == [1, 0]
+    assert JointCrf().refine(image, masks[:0]).shape == (0, 6, 6)

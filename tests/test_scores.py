@@ -13,6 +13,7 @@ from fsdlib.measure.scores import (
     PROTOCOLS,
     VOID,
     _near,
+    ahead,
     areas,
     bootstrap,
     boundary_f,
@@ -469,3 +470,26 @@ def test_an_object_that_is_a_cluster_is_whole_and_one_joined_with_its_ground_is_
     assert wholeness(alone, truth, 3) == dict(pieces=1, iou=1.0, boundary_f=1.0)
     found = wholeness(joined, truth, 3)
     assert found["pieces"] == 1 and found["iou"] == pytest.approx(1 / 3) and found["boundary_f"] < 0.6
+
+
+# ------------------------------------------------------------------------------------------- one method beside another
+
+
+def test_a_method_is_ahead_of_itself_by_nothing_and_of_another_by_the_difference_of_their_scores():
+    random = np.random.default_rng(0)
+    ours, others = random.integers(0, 50, (2, 30, 4, 3))
+    same = ahead(list(ours), list(ours))
+    assert all(values == (0, 0, 0) for values in same.values())
+    found, back = ahead(list(ours), list(others)), ahead(list(others), list(ours))
+    for protocol, (difference, low, high) in found.items():
+        assert difference == pytest.approx(miou(list(ours))[protocol] - miou(list(others))[protocol])
+        assert low <= difference <= high
+        assert back[protocol] == pytest.approx((-difference, -high, -low), abs=1e-9)
+
+
+def test_an_interval_of_paired_images_is_narrower_than_of_unpaired_ones():
+    """Every image is a tenth better: how hard images are does not show in the difference."""
+    right = np.linspace(10, 80, 40).astype(int)
+    counts = [[np.array([[n + more, 100 - n - more], [0, 0], [0, 0]]) for n in right] for more in (10, 0)]
+    difference, low, high = ahead(*counts)["per_image"]
+    assert (low, high) == pytest.approx((difference, difference)) and difference == pytest.approx(0.1)

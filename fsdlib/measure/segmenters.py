@@ -27,7 +27,7 @@ class Prediction:
     """One image's result as an evaluation takes it.
 
     labels: (H, W) of any integers, labels of the dataset's vocabulary, 0 for background or no name. clusters: (h, w), 0 to
-    255, the regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
+    65535, the regions before they had names, of any size. details: whatever else is worth keeping, ready for JSON. mapping: for
     free names, the class that each was taken for and the similarity. Raises TypeError or ValueError where these are not
     fit for JSON, which knows no NaN.
     """
@@ -49,11 +49,11 @@ class Prediction:
                 raise ValueError(f"the seconds of {stage!r} are {seconds!r}: give a number")
 
     def fitted(self, height: int, width: int, classes: int) -> "Prediction":
-        """With label map and clusters as uint8; raises ValueError for what is no prediction of so large an image."""
+        """With the label map as uint8 and clusters as uint16; raises ValueError for what is no prediction of so large an image."""
         return replace(
             self,
             labels=_whole_numbers("label map", self.labels, (height, width), classes),
-            clusters=_whole_numbers("map of clusters", self.clusters, None, 256),
+            clusters=_whole_numbers("map of clusters", self.clusters, None, 2**16),
         )
 
 
@@ -68,7 +68,7 @@ def one_each(found: object, images: int) -> list[Prediction]:
 
 
 def _whole_numbers(what: str, found: object, shape: tuple[int, int] | None, count: int) -> np.ndarray:
-    """(H, W) uint8 of integers below `count`; raises ValueError for anything else. shape: any where None."""
+    """(H, W) of integers below `count`, as uint8 or, of more than 256, uint16; raises ValueError for anything else. shape: any where None."""
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iub":
         kind = f"of {found.dtype}" if isinstance(found, np.ndarray) else f"a {type(found).__name__}"
         raise ValueError(f"the method's {what} is {kind}: give a NumPy array of integers")
@@ -77,7 +77,7 @@ def _whole_numbers(what: str, found: object, shape: tuple[int, int] | None, coun
         raise ValueError(f"the method's {what} has the shape {found.shape}: give it {right}")
     if found.min() < 0 or found.max() >= count:
         raise ValueError(f"the method's {what} holds {found.min()} to {found.max()}: give labels of 0 to {count - 1}")
-    return found.astype(np.uint8)
+    return found.astype(np.uint8 if count <= 256 else np.uint16)
 
 
 class Segmenter(Protocol):
@@ -185,7 +185,7 @@ class FreeSegDiff:
 
     def name_masks(self, image: np.ndarray, masks: np.ndarray, vocabulary: Vocabulary) -> list[int]:
         named, groups = _named_with(vocabulary)
-        found = self.recipe.view.score(image, masks, self.recipe.wording.texts(named), self.loaded.clip)
+        found = self.recipe.view.score(image, masks, self.recipe.wording.texts(named), self.loaded)
         return groups[found.argmax(axis=1) + 1].tolist()
 
 

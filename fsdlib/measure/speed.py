@@ -40,7 +40,7 @@ from fsdlib.project import CLASSES, REPORTS, ROOT, write_atomically
 from fsdlib.recipe import PAPER, RECIPES, Recipe
 from fsdlib.refinement import Crf, paint
 from fsdlib.stopwatch import Stopwatch, timed
-from fsdlib.stream import one_thread, stream, usable_cores
+from fsdlib.stream import stream, threads_of, usable_cores
 from fsdlib.vocabulary import Vocabulary
 
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
@@ -267,7 +267,7 @@ def measured(
     recipes: Sequence[Recipe] = tuple(RECIPES.values()),
 ) -> dict:
     """All of one model set's figures, on one thread."""
-    with one_thread():
+    with threads_of(1):
         loaded = load_models(models, device)
         about = machine(device)
         return dict(

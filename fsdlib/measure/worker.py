@@ -5,14 +5,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from scipy.ndimage import label as connected_parts
-from threadpoolctl import threadpool_limits
 
 from fsdlib import words
 from fsdlib.clusters import enlarged
@@ -22,6 +20,7 @@ from fsdlib.measure.scores import rounded
 from fsdlib.measure.segmenters import Prediction, Segmenter, one_each
 from fsdlib.measure.summary import MATCHINGS, files_of, keep, label_map_hash, sealed, sparse
 from fsdlib.models import ModelUnavailable
+from fsdlib.stream import threads_of
 from fsdlib.vocabulary import VOID, Vocabulary
 
 SMALLEST_REGION = 0.001  # of an image's pixels: smaller parts of a class are not counted as regions
@@ -48,7 +47,7 @@ class Worker:
         Returns their rows, and notes for whoever watches. Raises ModelUnavailable, which is no image's fault and would
         be that of all.
         """
-        with _threads(self.threads):
+        with threads_of(self.threads):
             contents = {i: self.dataset.content(i) for i in batch}
             outcomes = self._outcomes(contents)
             rows = [self._write(i, contents[i], outcomes[i]) for i in missing]
@@ -205,15 +204,3 @@ def _memory() -> dict[str, int]:
         if torch.cuda.is_available()
         else {}
     )
-
-
-@contextmanager
-def _threads(count: int):
-    """So many CPU threads for every library, then as many as before: more threads sum and round in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -23,7 +23,7 @@ from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.summary import read_summary
 from fsdlib.models import Captioner, Clip, Models, load_captioner, load_clip, load_models, quiet
-from fsdlib.names import BlackFrame, Crop, View
+from fsdlib.names import BlackFrame, Crop, View, score_vectors
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
@@ -52,8 +52,8 @@ def naming_confusion(dataset: Dataset, count: int, clip: Clip, view: View | None
     for i in tqdm(range(count), desc=f"naming ({view.kind})"):
         labels = dataset.labels(i)
         present = np.setdiff1d(labels, (0, scores.VOID))
-        found = view.score(dataset.image(i), labels == present[:, None, None], names, clip)
-        chosen = found.argmax(axis=1)
+        vectors = view.vectors(dataset.image(i), labels == present[:, None, None], clip)
+        chosen = score_vectors(vectors, names, clip, view.templates).argmax(axis=1)
         np.add.at(counts, (present - 1, chosen), 1)
     return counts
 

@@ -20,7 +20,7 @@ from fsdlib.models import Models, load_models
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import TRAINING, write_atomically
 from fsdlib.recipe import Recipe, get_recipe
-from fsdlib.stream import one_thread
+from fsdlib.stream import threads_of
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.world.scenes import Scene, scene_of_split
 
@@ -135,7 +135,7 @@ if __name__ == "__main__":
     start = get_recipe(asked.recipe)
     code = FreeSegDiff(models, start).configuration()["code"]
     about = dict(models=models.identity, code=code, scenes=asked.scenes, starts=STARTS)
-    with one_thread():
+    with threads_of(1):
         found, steps = search(start, VALUES, remembered(of_sets, about, KEPT))
     for step in steps:
         a, b = step["scores"]

@@ -17,8 +17,8 @@ from fsdlib.measure.speed import machine
 from fsdlib.models import Models, load_models
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import REPORTS, write_atomically
-from fsdlib.recipe import BEST, RECIPES, Recipe
-from fsdlib.stream import one_thread
+from fsdlib.recipe import BEST, FAST, PAPER, Recipe
+from fsdlib.stream import threads_of
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.world.scenes import scene_of_split
 
@@ -64,26 +64,11 @@ def compared(
     first = next(iter(recipes))
     for name, one in found.items():
         same = sum(int((a == b).sum()) for a, b in zip(labels[name], labels[first], strict=True))
-        low, high = _interval(counts[name], counts[first], vocabulary)
-        one |= dict(
-            miou=round(_miou(counts[name], vocabulary), 4), agreement=round(same / sum(map(np.size, truths)), 4)
-        )
-        one |= dict(difference=round(one["miou"] - found[first]["miou"], 4), interval=[round(low, 4), round(high, 4)])
+        miou = scores.miou(counts[name], vocabulary.background)["dataset"]
+        difference, low, high = scores.ahead(counts[name], counts[first], vocabulary.background)["dataset"]
+        one |= dict(miou=round(miou, 4), agreement=round(same / sum(map(np.size, truths)), 4))
+        one |= dict(difference=round(difference, 4), interval=[round(low, 4), round(high, 4)])
     return found
-
-
-def _miou(counts: Sequence[np.ndarray], vocabulary: Vocabulary) -> float:
-    return scores.mean(scores.dataset_iou(counts, vocabulary.background))
-
-
-def _interval(ours: list[np.ndarray], others: list[np.ndarray], vocabulary: Vocabulary, draws: int = 300) -> np.ndarray:
-    """Between which the difference of two mIoUs lies in 95 of 100 draws of the same pictures, with repetition."""
-    generator = np.random.default_rng(0)
-    drawn = [generator.integers(0, len(ours), len(ours)) for _ in range(draws)]
-    differences = [
-        _miou([ours[i] for i in some], vocabulary) - _miou([others[i] for i in some], vocabulary) for some in drawn
-    ]
-    return np.percentile(differences, (2.5, 97.5))
 
 
 def frontier(found: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -100,9 +85,9 @@ def frontier(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def candidates() -> dict[str, Recipe]:
-    """`best`, each single choice in its place, and the other recipes."""
+    """`best`, each single choice in its place, `paper` and `fast`; peers are compared by `fsdlib.world.ablations`."""
     single = {name: BEST.with_changes(changes, name) for name, changes in CHOICES.items()}
-    return {"best": BEST} | single | {name: recipe for name, recipe in RECIPES.items() if name != "best"}
+    return {"best": BEST} | single | {"paper": PAPER, "fast": FAST}
 
 
 if __name__ == "__main__":
@@ -114,7 +99,7 @@ if __name__ == "__main__":
         "--train", action="store_true", help="scenes of the train split, to choose on; nothing is written"
     )
     asked = parser.parse_args()
-    with one_thread():
+    with threads_of(1):
         models, val = load_models("mini", "cpu"), open_dataset("scenes")
         if asked.train:
             scenes = [scene_of_split("train", number) for number in range(asked.images)]

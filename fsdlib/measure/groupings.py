@@ -37,11 +37,9 @@ ABOUT = (
     "models and say nothing about photographs; those of the other sets are of photographs, and of no diffusion model but in "
     "`recorded`, which is two pictures."
 )
-CLUSTERINGS: dict[str, Clustering] = {
-    "k-means, 4": KMeans(count=4),
-    "k-means, 8": KMeans(count=8),
-    "normalised cut": NormalisedCut(),
-}
+CLUSTERINGS: dict[str, Clustering] = {"k-means, 4": KMeans(count=4), "k-means, 8": KMeans(count=8)}
+# Takes ten times as long as a k-means: in the report it is of fewer pictures.
+CUT: dict[str, Clustering] = {"normalised cut": NormalisedCut()}
 SUPERPIXELS = (4, 8)
 THE_PICTURE = "the picture itself"  # what SLIC groups, in place of features
 
@@ -96,7 +94,7 @@ def compared(
 
     features: by name, each with the models it is read from. clusterings: CLUSTERINGS by default. limit: so many pictures;
     all by default. counts: of SLIC's patches; none where empty. One row (features, clustering, k): `k`, the number of
-    clusters that was asked for, missing where it is found; `clusters`, the mean number there were; and from 0 to 1
+    clusters that was asked for, missing where it is found; `images`; `clusters`, the mean number there were; from 0 to 1
     `majority`, the mIoU of the protocol `dataset` with each cluster's majority class, with the interval `low` to `high` that
     95 of 100 draws of the pictures lie in; `hungarian`, the same with one cluster a class; `boundary_f`, the pictures' mean.
     `refused`: in how many pictures the clustering raised ValueError, as the normalised cut does beyond 256 parts; then the
@@ -140,7 +138,8 @@ def table(found: Found, background: bool = True) -> pd.DataFrame:
     rows = []
     for (name, clustering, k), groupings in found.items():
         ordered = sorted(filter(None, groupings), key=lambda one: one.order)
-        row: dict[str, Any] = dict(features=name, clustering=clustering, k=k, refused=len(groupings) - len(ordered))
+        row: dict[str, Any] = dict(features=name, clustering=clustering, k=k)
+        row |= dict(images=len(groupings), refused=len(groupings) - len(ordered))
         rows.append(row)
         if row["refused"]:
             row |= dict.fromkeys(("clusters", "majority", "low", "high", "hungarian", "boundary_f"), np.nan)
@@ -163,6 +162,12 @@ def _miou(of_images: np.ndarray, background: bool) -> float:
 
 
 # --------------------------------------------------------------------------------------------- what is compared here
+
+
+def crossed(dataset: Dataset, features: ByName, limit: int, cut: int) -> pd.DataFrame:
+    """`compared` with k-means and SLIC over the first `limit` pictures, and with the normalised cut over the first `cut`."""
+    both = compared(dataset, features, CLUSTERINGS, limit), compared(dataset, features, CUT, cut, counts=())
+    return pd.concat(both, ignore_index=True)
 
 
 def of_scenes(models: Models) -> dict[str, tuple[Features, Models]]:
@@ -250,6 +255,7 @@ if __name__ == "__main__":
         "--recorded", type=Path, help="a folder with the pictures of data/released.json and their truth"
     )
     parser.add_argument("--images", type=int, default=128, help="photographs of each dataset, at most")
+    parser.add_argument("--cut", type=int, default=40, help="pictures of each set for the normalised cut, at most")
     parser.add_argument("--backbone", default="efficientnet-lite0", choices=BACKBONES)
     asked = parser.parse_args()
     content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
@@ -263,14 +269,19 @@ if __name__ == "__main__":
     with one_thread():
         if asked.scenes:
             scenes, mini = open_dataset("scenes"), load_models("mini", "cpu")
-            keep("scenes", min(asked.scenes, len(scenes)), mini, compared(scenes, of_scenes(mini), limit=asked.scenes))
+            keep(
+                "scenes",
+                min(asked.scenes, len(scenes)),
+                mini,
+                crossed(scenes, of_scenes(mini), asked.scenes, asked.cut),
+            )
         roots = {name: root for name, root in (("voc12", asked.voc), ("coco_object", asked.coco)) if root}
         if roots or asked.recorded:
             trained = load_models("mini", "cpu", backbone=asked.backbone)
             read = of_photographs(trained, load_models("mini", "cpu", backbone=asked.backbone + UNTRAINED))
         for name, root in roots.items():
             dataset = open_dataset(name, root)
-            keep(name, min(asked.images, len(dataset)), trained, compared(dataset, read, limit=asked.images))
+            keep(name, min(asked.images, len(dataset)), trained, crossed(dataset, read, asked.images, asked.cut))
         if asked.recorded:
             known, rows = of_recorded(asked.recorded, read)
             keep("recorded", known, trained, rows)

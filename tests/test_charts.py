@@ -145,6 +145,6 @@ def test_groupings_have_a_bar_and_an_interval_for_each_k_and_a_word_where_a_clus
     ax = show_groupings(table)
     widths = sorted(round(bar.get_width(), 1) for bar in ax.patches if bar.get_width())
     assert widths == [20, 30, 40] and [text.get_text() for text in ax.texts] == ["refused"]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]  # by their best
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]  # by their scores at the largest K
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["K = 4", "K = 8", "K is found"]
     assert sorted(line.get_xdata()[0] for line in ax.lines) == [10, 10, 30]

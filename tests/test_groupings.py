@@ -131,11 +131,18 @@ def test_superpixels_part_a_picture_of_four_colours_and_are_no_more_than_asked_f
 
 
 def test_what_is_read_of_scenes_and_of_photographs_can_be_read(mini, scene):
-    trained = replace(mini, backbone=untrained_backbone("efficientnet-lite0"))
-    for way, models in (of_scenes(mini) | of_photographs(trained, trained, (-1,))).values():
+    other = replace(mini, backbone=untrained_backbone("efficientnet-lite0"))
+    of_network = of_photographs({"lite0": (other, other)}, layers=(-1,))
+    assert "lite0 untrained, blocks.6 (320 channels, stride 32)" in of_network
+    for way, models in (of_scenes(mini) | of_network).values():
         names, maps = way.read([scene.image], models)
         assert len(names) == 1 or len(names) == len(maps)
         assert way.stacked([array[0] for array in maps]).shape[1:] == (32, 32)
+
+
+def test_photographs_need_a_backbone(mini):
+    with pytest.raises(ValueError, match="the models of dino have no backbone: load them with backbone='dino'"):
+        of_photographs({"dino": (mini, mini)})
 
 
 @pytest.mark.slow
@@ -155,4 +162,4 @@ def test_the_report_is_read_as_it_was_written():
         assert (
             (scored_rows.low <= scored_rows.majority + 1e-9) & (scored_rows.majority <= scored_rows.high + 1e-9)
         ).all()
-    assert "backbone" not in kept["scenes"]["models"] and kept["voc12"]["models"]["backbone"]["sha256"]
+    assert "backbone" not in kept["scenes"]["models"] and kept["voc12"]["models"]["efficientnet-lite0"]["sha256"]

@@ -27,7 +27,7 @@ from fsdlib.features import Features, UNetFeatures, image_seed
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
-from fsdlib.models import BACKBONES, UNTRAINED, Models, load_models, untrained
+from fsdlib.models import BACKBONES, UNTRAINED, Models, ModelUnavailable, load_models, untrained
 from fsdlib.project import DATA, REPORTS, write_atomically
 from fsdlib.stream import one_thread
 
@@ -41,7 +41,7 @@ CLUSTERINGS: dict[str, Clustering] = {"k-means, 4": KMeans(count=4), "k-means, 8
 # Takes ten times as long as a k-means: in the report it is of fewer pictures.
 CUT: dict[str, Clustering] = {"normalised cut": NormalisedCut()}
 SUPERPIXELS = (4, 8)
-THE_PICTURE = "the picture itself"  # what SLIC groups, in place of features
+THE_PICTURE = "pixels, SLIC"  # what SLIC groups, in place of features
 
 # Features and the models they are read from, by name.
 ByName = Mapping[str, tuple[Features, Models]]
@@ -184,24 +184,21 @@ def of_scenes(models: Models) -> dict[str, tuple[Features, Models]]:
 
 
 def of_photographs(
-    models: Models, random: Models, layers: Sequence[int] = (-3, -2, -1)
+    backbones: Mapping[str, tuple[Models, Models]], layers: Sequence[int] = (-3, -2, -1)
 ) -> dict[str, tuple[Features, Models]]:
-    """What is read of photographs: a backbone at some of its layers, the same untrained, and what needs no model.
+    """What is read of photographs: backbones at some of their layers, the same untrained, and what needs no model.
 
-    models, random: with the backbone and with its untrained twin. Pictures are squashed to twice the network's own side, so
-    that its maps have twice the positions a side.
+    backbones: by name, at least one, each the models with it and those with its untrained twin. Pictures are squashed to
+    448 pixels a side, so that maps have some 28 positions a side at the stride of 16 which most networks come to.
     """
-    ways = [NetworkMaps(layer=layer, side=2 * models.backbone.side) for layer in layers] if models.backbone else []
-    return {
-        f"{called}{way_of(models, way)}": (way, whose)
-        for called, whose in (("", models), ("untrained, ", random))
-        for way in ways
-    } | of_colours(models)
-
-
-def way_of(models: Models, way: NetworkMaps) -> str:
-    """The name of the place that is read."""
-    return models.backbone.places[way.layer] if models.backbone else ""
+    found: dict[str, tuple[Features, Models]] = {}
+    for name, both in backbones.items():
+        for models, called in zip(both, (name, f"{name} untrained")):
+            if models.backbone is None:
+                raise ValueError(f"the models of {called} have no backbone: load them with backbone={name!r}")
+            for layer in layers:
+                found[f"{called}, {models.backbone.places[layer]}"] = (NetworkMaps(layer=layer, side=448), models)
+    return found | of_colours(next(iter(backbones.values()))[0])
 
 
 def of_colours(models: Models) -> dict[str, tuple[Features, Models]]:
@@ -256,14 +253,14 @@ if __name__ == "__main__":
     )
     parser.add_argument("--images", type=int, default=128, help="photographs of each dataset, at most")
     parser.add_argument("--cut", type=int, default=40, help="pictures of each set for the normalised cut, at most")
-    parser.add_argument("--backbone", default="efficientnet-lite0", choices=BACKBONES)
+    parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0"], choices=BACKBONES)
     asked = parser.parse_args()
     content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     content["about"] = ABOUT
 
-    def keep(name: str, images: int | list[str], models: Models, rows: pd.DataFrame) -> None:
+    def keep(name: str, images: int | list[str], identity: dict, rows: pd.DataFrame) -> None:
         print(f"{name}: {images} pictures\n{rows.round(3).to_string(index=False)}")
-        content[name] = dict(images=images, models=models.identity, rows=as_rows(rows))
+        content[name] = dict(images=images, models=identity, rows=as_rows(rows))
         write_atomically(KEPT, json.dumps(content, indent=1) + "\n")
 
     with one_thread():
@@ -272,16 +269,26 @@ if __name__ == "__main__":
             keep(
                 "scenes",
                 min(asked.scenes, len(scenes)),
-                mini,
+                mini.identity,
                 crossed(scenes, of_scenes(mini), asked.scenes, asked.cut),
             )
         roots = {name: root for name, root in (("voc12", asked.voc), ("coco_object", asked.coco)) if root}
         if roots or asked.recorded:
-            trained = load_models("mini", "cpu", backbone=asked.backbone)
-            read = of_photographs(trained, load_models("mini", "cpu", backbone=asked.backbone + UNTRAINED))
+            try:
+                pairs = {
+                    name: (
+                        load_models("mini", "cpu", backbone=name),
+                        load_models("mini", "cpu", backbone=name + UNTRAINED),
+                    )
+                    for name in asked.backbones
+                }
+            except ModelUnavailable as error:
+                raise SystemExit(f"error: {error}") from error
+            read = of_photographs(pairs)
+            used = {name: models.identity["backbone"] for name, (models, _) in pairs.items()}
         for name, root in roots.items():
             dataset = open_dataset(name, root)
-            keep(name, min(asked.images, len(dataset)), trained, crossed(dataset, read, asked.images, asked.cut))
+            keep(name, min(asked.images, len(dataset)), used, crossed(dataset, read, asked.images, asked.cut))
         if asked.recorded:
             known, rows = of_recorded(asked.recorded, read)
-            keep("recorded", known, trained, rows)
+            keep("recorded", known, used, rows)

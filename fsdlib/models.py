@@ -879,9 +879,15 @@ def load_backbone(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.
     """
     with _loading("backbone", folder):
         configuration = json.loads((Path(folder) / "config.json").read_text())
+        if not timm.is_model(
+            architecture := str(configuration["architecture"])
+        ):  # timm would ask the hub for some names
+            raise ModelUnavailable(
+                f"{Path(folder) / 'config.json'} names {architecture!r}, which timm {timm.__version__} does not know: take other files"
+            )
         options = configuration.get("model_args") or {}
         wanted = {key: configuration[key] for key in ("num_classes", "global_pool") if key in configuration}
-        model = _of_timm(configuration["architecture"], wanted | configuration["pretrained_cfg"], **options)
+        model = _of_timm(architecture, wanted | configuration["pretrained_cfg"], **options)
         tensors, parts = load_file(Path(folder) / "model.safetensors"), model.state_dict()
         # a count of training's batches, which newer files have and older ones lack, is read by nothing here
         faults = [f"{name} is missing" for name in parts if name not in tensors and "num_batches_tracked" not in name]

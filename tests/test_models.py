@@ -181,11 +181,19 @@ def test_a_count_of_trainings_batches_may_be_missing(tmp_path):
     assert load_backbone(tmp_path).places
 
 
-@pytest.mark.parametrize("content", ["{", "{}", '{"architecture": "no_such_network", "pretrained_cfg": {}}'])
-def test_a_configuration_that_names_no_network_of_timms_is_refused_in_one_sentence(tmp_path, content):
+@pytest.mark.parametrize("content", ["{", "{}", '{"architecture": "test_vit"}'])
+def test_a_damaged_configuration_is_refused_in_one_sentence(tmp_path, content):
     saved(tmp_path)
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ModelUnavailable, match="the backbone in .* cannot be loaded"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["no_such_network", "hf-hub:some/one", "local-dir:/somewhere"])
+def test_a_configuration_that_names_no_network_of_timms_is_refused_and_nothing_is_asked_of_the_hub(tmp_path, name):
+    saved(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(dict(architecture=name, pretrained_cfg={})))
+    with pytest.raises(ModelUnavailable, match=f"config.json names '{name}', which timm .* does not know"):
         load_backbone(tmp_path)
 
 

@@ -253,7 +253,7 @@ if __name__ == "__main__":
         "--recorded", type=Path, help="a folder with the pictures of data/released.json and their truth"
     )
     parser.add_argument("--images", type=int, default=128, help="photographs of each dataset, at most")
-    parser.add_argument("--cut", type=int, default=40, help="pictures of each set for the normalised cut, at most")
+    parser.add_argument("--cut", type=int, default=40, help="scenes for the normalised cut, and half as many photographs, at most")
     parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0"], choices=BACKBONES)
     asked = parser.parse_args()
     content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
@@ -289,7 +289,7 @@ if __name__ == "__main__":
             used = {name: models.identity["backbone"] for name, (models, _) in pairs.items()}
         for name, root in roots.items():
             dataset = open_dataset(name, root)
-            keep(name, min(asked.images, len(dataset)), used, crossed(dataset, read, asked.images, asked.cut))
+            keep(name, min(asked.images, len(dataset)), used, crossed(dataset, read, asked.images, asked.cut // 2))
         if asked.recorded:
             known, rows = of_recorded(asked.recorded, read)
             keep("recorded", known, used, rows)

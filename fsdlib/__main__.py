@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "--words", metavar='"CAT, SOFA"', type=_names, help="names to choose from; without it the caption names"
     )
     parser.add_argument("--models", default="mini", help="which weights: mini (the default), sd14, ...")
-    parser.add_argument("--recipe", default="best", help="how they are used: best (the default), fast, paper, diffcut, sclip, ...")
+    parser.add_argument(
+        "--recipe", default="best", help="how they are used: best (the default), fast, paper, diffcut, sclip, ..."
+    )
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",

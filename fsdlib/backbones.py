@@ -1,7 +1,8 @@
 """Other models' features in the place of the UNet's: whose features group objects best?
 
-Each reads maps of a picture as `UNetFeatures` does, so that any recipe takes them: `features` is then "clip", "captioner",
-"latents" or "colours". The paper compares backbones and shows no code for it; what is read where is our own choice.
+Each reads maps of a picture as `UNetFeatures` does, so that any recipe takes them: `features` is then "network", "clip",
+"captioner", "latents" or "colours". The paper compares backbones and shows no code for it; what is read where is our own
+choice.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 
 from fsdlib.features import Features, latents, spanned, stack
-from fsdlib.models import Captioner, Clip, Models, check_pictures
+from fsdlib.models import BACKBONES, Captioner, Clip, Models, Network, check_pictures, finite
 
 
 class Backbone(Features):
@@ -26,13 +27,36 @@ class Backbone(Features):
         return stack([spanned(array) for array in maps], self.grid, self.normalise)
 
 
+class NetworkMaps(Backbone):
+    """What a vision network that is no diffusion model holds at one of its layers: `load_models(..., backbone=...)`."""
+
+    kind: Literal["network"] = "network"
+    layer: int = Field(-1, description="the place that is read, of those the network offers; -1 is its last")
+    side: PositiveInt | None = Field(
+        None,
+        le=2048,
+        description="pixels of the square that pictures are squashed to; the network's own where none is given",
+    )
+
+    def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
+        if models.backbone is None:
+            raise ValueError(
+                f"these models have no backbone to read: load them with backbone= one of {', '.join(BACKBONES)}"
+            )
+        found = network_maps(images, models.backbone, self.layer, self.side)
+        return [models.backbone.places[self.layer]], [found]
+
+
 class ClipPatches(Backbone):
     """What the image tower of the naming CLIP holds of every patch, in its last layer, before it is projected to texts."""
 
     kind: Literal["clip"] = "clip"
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
-        return ["image tower, last layer"], [clip_patches(images, models.clip)]
+        found = clip_patches(images, models.clip)
+        side = models.clip.model.visual.image_size
+        side = side if isinstance(side, int) else side[0]
+        return [place("image tower, last layer", found, side)], [found]
 
 
 class CaptionerPatches(Backbone):
@@ -41,7 +65,9 @@ class CaptionerPatches(Backbone):
     kind: Literal["captioner"] = "captioner"
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
-        return ["vision tower, last layer"], [captioner_patches(images, models.captioner)]
+        found = captioner_patches(images, models.captioner)
+        side = models.captioner.model.config.vision_config.image_size
+        return [place("vision tower, last layer", found, side)], [found]
 
 
 class Latents(Backbone):
@@ -51,7 +77,8 @@ class Latents(Backbone):
     normalise: bool = Field(False, description="scale every map's vector to unit length at each position")
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
-        return ["latent"], [latents(images, models.diffusion, seed)]
+        found = latents(images, models.diffusion, seed)
+        return [place("latent", found, models.diffusion.side)], [found]
 
 
 class Colours(Backbone):
@@ -81,6 +108,53 @@ def mean_colours(image: np.ndarray, grid: int) -> np.ndarray:
     return np.asarray(small, np.float32).transpose(2, 0, 1) / 255
 
 
+def place(name: str, maps: np.ndarray, side: int) -> str:
+    """What a place is called: its name, the channels of its (N, C, h, w) maps, and the pixels of the square that a cell takes.
+
+    >>> place("latent", np.zeros((1, 4, 16, 16)), side=128)
+    'latent (4 channels, stride 8)'
+    """
+    return f"{name} ({maps.shape[1]} channels, stride {side // maps.shape[2]})"
+
+
+@torch.no_grad()
+def network_maps(
+    images: Sequence[np.ndarray], network: Network, layer: int = -1, side: int | None = None
+) -> np.ndarray:
+    """What a network holds at one of its places: (N, C, h, w) float32; images: (H, W, 3) uint8, squashed to a square.
+
+    layer: which of `network.places`, from the end where it is negative. side: the square's, in pixels; the network's own by
+    default. A transformer's maps are taken after its last normalisation, without the tokens that have no position. Raises
+    ValueError for a layer that is not there, and a side that a transformer's patches do not fill; NotFinite where a number
+    is not finite.
+
+    >>> from fsdlib.models import untrained_backbone
+    >>> network_maps([picture], untrained_backbone("efficientnet-lite0"), layer=-2).shape
+    (1, 112, 14, 14)
+    """
+    check_pictures(images)
+    count, side = len(network.places), side or network.side
+    name = type(network.model).__name__
+    if not -count <= layer < count:
+        raise ValueError(
+            f"layer {layer} is asked of {name}, which can be read at {count} places: give {-count} to {count - 1}"
+        )
+    patch = getattr(getattr(network.model, "patch_embed", None), "patch_size", (1,))[0]
+    if side % patch:
+        raise ValueError(
+            f"{name} has patches of {patch} pixels, which do not fill a side of {side}: give a multiple of {patch}"
+        )
+    way = Image.Resampling[network.interpolation.upper()]
+    squashed = np.stack([np.asarray(Image.fromarray(image).resize((side, side), way), np.float32) for image in images])
+    scaled = (squashed / 255 - np.array(network.mean, np.float32)) / np.array(network.deviation, np.float32)
+    weight = next(network.model.parameters())
+    pixels = torch.from_numpy(scaled).permute(0, 3, 1, 2).to(weight.device, weight.dtype)
+    (found,) = network.model.forward_intermediates(
+        pixels, indices=[layer % count], norm=True, stop_early=True, output_fmt="NCHW", intermediates_only=True
+    )
+    return finite(found.float().cpu(), name, "a picture").numpy()
+
+
 @torch.no_grad()
 def clip_patches(images: Sequence[np.ndarray], clip: Clip) -> np.ndarray:
     """The image tower's last hidden states, one a patch: (N, C, h, w) float32; images: (H, W, 3) uint8.
@@ -88,7 +162,7 @@ def clip_patches(images: Sequence[np.ndarray], clip: Clip) -> np.ndarray:
     Pictures go through CLIP's own preprocessing, which cuts the square in the middle out of them.
 
     >>> clip_patches([picture], models.clip).shape
-    (1, 192, 8, 8)
+    (1, 144, 8, 8)
     """
     check_pictures(images)
     pixels = torch.stack([clip.preprocess(Image.fromarray(image)) for image in images]).to(clip.device, clip.dtype)
@@ -103,7 +177,7 @@ def captioner_patches(images: Sequence[np.ndarray], captioner: Captioner) -> np.
     """The vision tower's last hidden states, one a patch: (N, C, h, w) float32; images: (H, W, 3) uint8, squashed to its square.
 
     >>> captioner_patches([picture], models.captioner).shape
-    (1, 192, 8, 8)
+    (1, 144, 8, 8)
     """
     check_pictures(images)
     shown = [Image.fromarray(np.ascontiguousarray(image)) for image in images]

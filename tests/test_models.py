@@ -6,6 +6,7 @@ import runpy
 import shutil
 import sys
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,19 @@ import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import CenterCrop
 
-from fsdlib import models
+from fsdlib import efficientnet, models
 from fsdlib.caption import caption
+from fsdlib.efficientnet import WrongPackage, make, renamed
 from fsdlib.features import features, find_taps, latents
 from fsdlib.models import (
+    BACKBONES,
     CAPTIONERS,
     CLIPS,
     DIFFUSION,
@@ -30,19 +34,23 @@ from fsdlib.models import (
     CropRoundedDown,
     ModelSet,
     ModelUnavailable,
+    load_backbone,
     load_captioner,
     load_clip,
     load_diffusion,
     load_models,
     locate,
     sources,
+    untrained,
+    untrained_backbone,
 )
 from fsdlib.names import pooled_patches
 from fsdlib.project import MINI, ROOT
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import ClassStrings
 
-PUBLISHED = [source for table in (DIFFUSION, CAPTIONERS, CLIPS) for source in table.values() if source.folder is None]
+TABLES = (DIFFUSION, CAPTIONERS, CLIPS, BACKBONES)
+PUBLISHED = [source for table in TABLES for source in table.values() if source.folder is None]
 
 
 # ------------------------------------------------------------------------------------------------- the table
@@ -80,6 +88,164 @@ def test_one_part_of_a_set_can_be_exchanged():
 def test_unknown_names_are_answered_with_those_there_are(asked):
     with pytest.raises(ValueError, match=f"{list(asked.values())[-1]!r}: choose one of mini, "):
         sources(**asked)
+
+
+# ------------------------------------------------------------------------------------------------- backbones
+
+
+def test_a_backbone_that_is_not_pinned_says_so():
+    assert all(source.revision != "main" or "no public source" in source.note for source in BACKBONES.values())
+
+
+def test_every_backbone_is_an_architecture_of_timms_with_a_configuration_of_its_own():
+    for source in BACKBONES.values():
+        name = source.repository.split("/")[1]
+        assert timm.is_model(name) and timm.get_pretrained_cfg(name).tag == name.split(".")[1]
+
+
+def test_a_model_set_has_a_backbone_only_where_one_is_asked_for(mini):
+    assert mini.backbone is None and set(mini.identity) == {"diffusion", "captioner", "clip"}
+    assert set(sources("mini")) == set(sources("mini", backbone="dino-untrained")) == set(mini.identity)
+    assert sources("mini", backbone="dino") == sources("mini") | dict(backbone=BACKBONES["dino"])
+    asked = ModelSet("mini", "cpu", backbone="efficientnet-lite0-untrained")
+    assert asked.identity == mini.identity | dict(
+        backbone=dict(repository="fsdlib/tf_efficientnet_lite0.in1k", revision="untrained, seed 0", dtype="float32")
+    )
+    assert "backbone: fsdlib/tf_efficientnet_lite0.in1k at untrained" in str(asked)
+
+
+def test_an_unknown_backbone_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="'sam': choose one of efficientnet-lite0, dino, .* or add -untrained"):
+        load_models("mini", "cpu", backbone="sam")
+    with pytest.raises(ValueError, match="'sam': choose one of efficientnet-lite0, dino, "):
+        untrained_backbone("sam")
+
+
+def test_a_backbone_that_is_not_there_is_answered_with_the_command_that_makes_or_brings_it(
+    cache, tmp_path, monkeypatch
+):
+    with pytest.raises(ModelUnavailable, match="run `make fetch MODELS=mini BACKBONE=dino`"):
+        load_models("mini", "cpu", backbone="dino")
+    monkeypatch.setitem(BACKBONES, "efficientnet-lite0", replace(BACKBONES["efficientnet-lite0"], folder=tmp_path))
+    with pytest.raises(ModelUnavailable, match="lacks config.json, model.safetensors: run `make backbone`"):
+        load_models("mini", "cpu", backbone="efficientnet-lite0")
+
+
+def saved(folder, architecture="test_vit", **changes):
+    """A small network of timm's with random weights, in the layout of its hub."""
+    model = timm.create_model(architecture, pretrained=False, num_classes=7).eval()
+    keys = ("input_size", "interpolation", "mean", "std", "fixed_input_size")
+    wanted = {key: model.pretrained_cfg[key] for key in keys} | dict(num_classes=7)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(
+        json.dumps(dict(architecture=architecture, num_classes=7, pretrained_cfg=wanted))
+    )
+    weights = {name: tensor for name, tensor in (model.state_dict() | changes).items() if tensor is not None}
+    save_file(weights, folder / "model.safetensors")
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_efficientnet"])
+def test_a_backbone_is_loaded_from_timms_layout_with_what_it_wants_of_a_picture(tmp_path, architecture):
+    model = saved(tmp_path, architecture)
+    network = load_backbone(tmp_path)
+    pixels = torch.rand(1, 3, network.side, network.side)
+    with torch.no_grad():
+        assert torch.equal(network.model(pixels), model(pixels))
+    wanted = model.pretrained_cfg
+    assert (network.side, network.interpolation) == (160, "bicubic")
+    assert (network.mean, network.deviation) == (wanted["mean"], wanted["std"])
+    assert not network.model.training and len(network.places) == len(model.feature_info)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"norm.weight": None}, "norm.weight is missing"),
+        ({"more": torch.ones(1)}, "more is no part of it"),
+        ({"norm.weight": torch.ones(3)}, r"norm.weight is \(3,\) where the model has \(64,\)"),
+        (
+            {"norm.weight": torch.full((64,), torch.nan)},
+            "norm.weight of the backbone holds numbers that are not finite",
+        ),
+    ],
+)
+def test_a_backbones_tensors_are_all_accounted_for(tmp_path, changes, said):
+    saved(tmp_path, **changes)
+    with pytest.raises(ModelUnavailable, match=f"are not those of the whole VisionTransformer .{said}"):
+        load_backbone(tmp_path)
+
+
+def test_a_count_of_trainings_batches_may_be_missing(tmp_path):
+    saved(tmp_path, "test_efficientnet", **{"bn1.num_batches_tracked": None})
+    assert load_backbone(tmp_path).places
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"architecture": "test_vit"}'])
+def test_a_damaged_configuration_is_refused_in_one_sentence(tmp_path, content):
+    saved(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelUnavailable, match="the backbone in .* cannot be loaded"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["no_such_network", "hf-hub:some/one", "local-dir:/somewhere"])
+def test_a_configuration_that_names_no_network_of_timms_is_refused_and_nothing_is_asked_of_the_hub(tmp_path, name):
+    saved(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(dict(architecture=name, pretrained_cfg={})))
+    with pytest.raises(ModelUnavailable, match=f"config.json names '{name}', which timm .* does not know"):
+        load_backbone(tmp_path)
+
+
+def test_an_untrained_network_is_the_same_every_time_and_leaves_other_seeds_alone():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, other = (untrained_backbone("efficientnet-lite0").model.state_dict() for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_made_backbone_is_the_packages():
+    folder = BACKBONES["efficientnet-lite0"].folder
+    if not (folder / "model.safetensors").is_file():
+        pytest.skip(f"{folder} is not there: make backbone")
+    trained = load_backbone(folder).model
+    weights = trained.state_dict()
+    assert len(weights) == 296 and weights["classifier.weight"].shape == (1000, 1280)
+    assert (folder / "LICENSE").read_text().count("Apache") and trained.training is False
+
+
+def test_tensors_of_a_package_take_the_models_names_in_their_order():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+    old = dict(zip(("a.weight", "a.bias", "b.weight", "b.bias"), model.state_dict().values()))
+    assert list(renamed(old, model)) == list(model.state_dict())
+    with pytest.raises(WrongPackage, match="holds 3 tensors and the model 4"):
+        renamed(dict(list(old.items())[:3]), model)
+    with pytest.raises(WrongPackage, match=r"a.bias of shape \(3,\) is not 0.weight"):
+        renamed(dict(sorted(old.items())), model)
+
+
+def test_a_file_that_is_not_the_known_package_is_refused(tmp_path):
+    wheel = tmp_path / "one.whl"
+    with zipfile.ZipFile(wheel, "w") as package:
+        package.writestr("other", "")
+    with pytest.raises(WrongPackage, match="does not hold"):
+        make(wheel, tmp_path / "made")
+    with zipfile.ZipFile(wheel, "w") as package:
+        package.writestr(efficientnet.FILE, "no tensors")
+    with pytest.raises(WrongPackage, match="has sha256 .*, not 579344248a93"):
+        make(wheel, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_the_untrained_twin_has_other_numbers_in_unet_and_captioner_alone(mini):
+    other = untrained(mini)
+    assert not torch.equal(other.diffusion.unet.conv_in.weight, mini.diffusion.unet.conv_in.weight)
+    assert {k: v.shape for k, v in other.captioner.model.state_dict().items()} == {
+        k: v.shape for k, v in mini.captioner.model.state_dict().items()
+    }
+    assert other.clip is mini.clip and other.diffusion.encoder is mini.diffusion.encoder
+    assert "untrained" not in mini.identity["diffusion"] and other.identity["diffusion"]["untrained"] == ["unet"]
 
 
 # ------------------------------------------------------------------------------------------------- the cache

@@ -133,6 +133,7 @@ OTHERWISE = {
     "05_refinement": dict(scene=5, recipe="paper", count=6),
     "06_pipeline": dict(scene=5, recipe="paper", count=6),
     "07_protocols": dict(count=6, seed=1),
+    "10_backbones": dict(count=1, scene=5),
     "15_speed": dict(count=2),
 }
 

@@ -1,6 +1,7 @@
 """Charts of what was measured: every function draws on the axes it is given (or on new ones) and returns them."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -136,6 +137,36 @@ def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title:
     ax.set_yticks(range(len(values)), values)
     ax.set(xlabel=unit, title=title, ylim=(len(values) - 0.5, -0.5))
     ax.grid(axis="x", color="0.9")
+    sns.despine(ax=ax)
+    return ax
+
+
+def show_groupings(table: pd.DataFrame, ax=None, title: str = ""):
+    """What features are worth: a bar for each number of clusters, with the interval that 95 of 100 draws of pictures lie in.
+
+    table: as `fsdlib.measure.groupings.compared` returns it. Features stand in the order of their scores at the largest K; where a
+    clustering refused a picture there is a word in place of the bar.
+    """
+    largest = table[(table.k == table.k.max()).fillna(False).astype(bool)].set_index("features").majority
+    best = largest.reindex(table.features.unique()).sort_values(ascending=False)
+    counts = [*sorted(table.k.dropna().unique()), *([pd.NA] if table.k.isna().any() else [])]
+    ax = ax or plt.subplots(figsize=(6.5, 0.22 * len(best) * (len(counts) + 0.8) + 1))[1]
+    height = 0.8 / len(counts)
+    for number, (k, colour) in enumerate(zip(counts, [PALE, BLUE, YELLOW])):
+        rows = table[table.k.isna() if k is pd.NA else (table.k == k).fillna(False).astype(bool)].set_index("features")
+        for place, name in enumerate(best.index):
+            if name not in rows.index:
+                continue
+            one, y = rows.loc[name], place + (number - (len(counts) - 1) / 2) * height
+            if np.isnan(one.majority):
+                ax.text(0.5, y, "refused", fontsize=7, color=GREY, va="center")
+                continue
+            ax.barh(y, 100 * one.majority, height=0.9 * height, color=colour)
+            ax.plot([100 * one.low, 100 * one.high], [y, y], color="0.25", linewidth=1.2)
+        ax.barh(0, 0, color=colour, label="K is found" if k is pd.NA else f"K = {k}")
+    ax.set_yticks(range(len(best)), [fill(legible(name), 34) for name in best.index], fontsize=8)
+    ax.set(xlabel="mIoU of majority classes (%)", title=title, ylim=(len(best) - 0.5, -0.5))
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     sns.despine(ax=ax)
     return ax
 

@@ -134,6 +134,10 @@ OTHERWISE = {
     "06_pipeline": dict(scene=5, recipe="paper", count=6),
     "07_protocols": dict(count=6, seed=1),
     "10_backbones": dict(count=1, scene=5),
+    "11_taps": dict(scene=5, scenes_measured=2, timesteps=[0, 300], seed=1),
+    "12_clustering": dict(scene=5, scenes_measured=3, seed=1),
+    "13_naming": dict(scene=5, seed=1),
+    "14_refinement": dict(scene=5, scenes_measured=2, seed=1),
     "15_speed": dict(count=2),
 }
 

@@ -21,3 +21,27 @@ def test_the_readmes_rehearsal_is_the_committed_report():
 def test_the_readmes_pictures_are_committed():
     pictures = [line.split("](")[1].split(")")[0] for line in README.splitlines() if line.startswith("![")]
     assert pictures and all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_readmes_recipes_are_those_of_the_committed_ablations():
+    rows = json.loads((REPORTS / "ablations.json").read_text())["rows"]
+    own = {one["asked"]["name"]: one["scores"] for one in rows if one["asked"]["part"] == "recipes"}
+    said = " ".join(README.split())
+    for name, scores in own.items():
+        assert f"`{name}` {100 * scores['dataset']:.1f} ({100 * scores['per_image']:.1f})" in said
+    assert {one["asked"]["images"] for one in rows} == {100}
+
+
+def test_the_readmes_backbones_are_those_of_the_committed_report():
+    report = json.loads((REPORTS / "backbones.json").read_text())
+
+    def worth(set_of_pictures: str, features: str) -> str:
+        (row,) = [
+            one for one in report[set_of_pictures]["rows"] if one["features"].startswith(features) and one["k"] == 4
+        ]
+        return f"{100 * row['majority']:.1f}"
+
+    last, twin = "efficientnet-lite0, blocks.6", "efficientnet-lite0 untrained, blocks.6"
+    voc, coco = ([worth(name, of) for of in (last, twin)] for name in ("voc12", "coco_object"))
+    said = " ".join(README.split())
+    assert f"its last block has {voc[0]}, its untrained twin {voc[1]}" in said and f"{coco[0]}, {coco[1]} and" in said

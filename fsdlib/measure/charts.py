@@ -129,8 +129,13 @@ def show_published(table: pd.DataFrame, benchmarks: dict[str, str], figure=None)
 
 
 def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title: str = "", unit: str = "mIoU (%)"):
-    """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent."""
+    """Values with their intervals, (value, low, high) from 0 to 1 by name, as dots on lines, in percent.
+
+    Of differences, some of which reach below nought, nought has a line of its own.
+    """
     ax = ax or plt.subplots(figsize=(5, 0.45 * len(values) + 0.9))[1]
+    if any(low < 0 for _, low, _ in values.values()):
+        ax.axvline(0, color="0.4", linewidth=1, zorder=0)
     for place, (value, low, high) in enumerate(values.values()):
         ax.plot([100 * low, 100 * high], [place, place], color=BLUE, linewidth=2.5, solid_capstyle="round")
         ax.plot(100 * value, place, marker="o", markersize=8, color=BLUE)

@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from fsdlib.backbones import mean_colours
-from fsdlib.measure.scores import miou
+from fsdlib.clusters import KMeans, averaged
+from fsdlib.features import image_seed
+from fsdlib.measure.scores import matched_miou, miou
+from fsdlib.recipe import BEST
 from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import spoken_classes
 from fsdlib.world.probes import (
     class_tokens,
     colour_score,
     feature_scores_at,
+    masks_worth,
     matched_counts,
     pointed,
     pointing_game,
@@ -110,3 +114,13 @@ def test_captions_without_class_words_are_no_game(mini, scenes):
     vocabulary = Vocabulary.of(["unicorn"])
     with pytest.raises(ValueError, match="no caption"):
         pointing_game(mini.diffusion, scenes[:1], vocabulary)
+
+
+def test_masks_alone_are_worth_what_k_means_and_majority_classes_give_scene_by_scene(mini, scenes):
+    reading = BEST.features
+    expected = []
+    for scene in scenes:
+        array = averaged(reading.stacked([maps[0] for maps in reading.read([scene.image], mini)[1]]), 3)
+        found = KMeans(count=len(np.unique(scene.labels))).group(array, image_seed(scene.image, "clusters"))
+        expected.append(matched_miou(found, scene.labels))
+    assert masks_worth(scenes, reading, mini, cells=3) == pytest.approx(np.mean(expected))

@@ -1,6 +1,8 @@
 """Ray is reached where its cluster asks for a token, started again where it was too slow, and what fails is one sentence."""
 
+import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,24 +81,39 @@ def home(tmp_path):
     return rest | dict(HOME=str(tmp_path), PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1")
 
 
-@pytest.fixture(params=["a token", "no token"])
-def address(request, home):
-    """A cluster of one node, with sockets whose paths are short enough."""
-    mode = {} if request.param == "a token" else dict(RAY_AUTH_MODE="disabled")
-    port, place = free_port(), tempfile.mkdtemp(prefix="r", dir="/tmp")
+def started(place, environment):
+    """A cluster's head with its address; None where Ray gave up, as it does where the machine is too busy."""
+    port = free_port()
     command = [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
     command += [f"--temp-dir={place}", "--include-dashboard=false", "--node-ip-address=127.0.0.1"]
-    with subprocess.Popen(command, env=home | mode, stdout=subprocess.DEVNULL, start_new_session=True) as head:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            with socket.socket() as one:
-                if one.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
-        time.sleep(3)  # the node itself comes after the port
-        yield f"127.0.0.1:{port}"
-        head.send_signal(signal.SIGTERM)
-        head.wait(30)
+    said = open(Path(place) / "said", "w+")
+    head = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+    until = time.monotonic() + 120
+    while head.poll() is None and time.monotonic() < until:
+        if "Ray runtime started" in Path(said.name).read_text():
+            return head, f"127.0.0.1:{port}"
+        time.sleep(0.2)
+    head.kill()
+    head.wait()
+    return None
+
+
+@pytest.fixture(params=["a token", "no token"])
+def address(request, home):
+    """A cluster of one node, with sockets whose paths are short enough; as `on_ray` does, a slow start is tried again."""
+    mode = {} if request.param == "a token" else dict(RAY_AUTH_MODE="disabled")
+    for _ in range(3):
+        place = tempfile.mkdtemp(prefix="r", dir="/tmp")
+        request.addfinalizer(functools.partial(shutil.rmtree, place, ignore_errors=True))
+        found = started(place, home | mode)
+        if found:
+            break
+    else:
+        pytest.fail("Ray did not start, 3 times")
+    head, where = found
+    yield where
+    head.send_signal(signal.SIGTERM)
+    head.wait(30)
 
 
 def connected(environment):

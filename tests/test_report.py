@@ -10,6 +10,7 @@ from PIL import Image
 
 from fsdlib.measure import report
 from fsdlib.measure.benchmarks import open_dataset
+from fsdlib.measure.page import one_page
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.recipe import BEST, PAPER
@@ -109,6 +110,74 @@ def test_all_scores_name_the_vocabulary_and_hold_each_protocol_in_its_own_column
     assert list(table.vocabulary) == ["closed", "open", "closed", "open"] and set(table.images) == {"3"}
     for protocol in report.PROTOCOLS:
         assert list(table[f"mIoU {protocol}"]) == pytest.approx([100 * run.summary["miou"][protocol] for run in runs])
+    other = report.other_scores(runs)
+    assert list(other["empty dataset"]) == pytest.approx([100 * run.summary["empty"]["dataset"] for run in runs])
+
+
+def test_the_tables_of_scores_fit_a_papers_page(runs):
+    """At 8 points about 120 digits fit a page's width; LaTeX puts the room of three between two columns."""
+    for table in (
+        report.all_scores(runs),
+        report.other_scores(runs),
+        report.paired(runs[1:], runs[0]).drop(columns="against"),
+    ):
+        cells = table.map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else str(cell))
+        heads = [name for _, name in report.headed(table).columns]
+        assert sum(max(len(head), cells.iloc[:, i].str.len().max()) + 3 for i, head in enumerate(heads)) <= 120
+
+
+def test_paired_differences_are_those_of_the_images_and_need_the_same_ones(runs, tmp_path):
+    first, other = runs[1], runs[0]  # the one that is told nothing, and the one that has the class list
+    found = report.paired([other, first], first)
+    assert found.against.tolist() == ["paper, open"] * 2 and found["difference per_image"][1] == 0
+    for protocol in report.PROTOCOLS:
+        apart = other.summary["miou"][protocol] - first.summary["miou"][protocol]
+        assert found[f"difference {protocol}"][0] == pytest.approx(100 * apart)
+        low, high = map(float, found[f"difference interval {protocol}"][0].split(" to "))
+        assert low <= 100 * apart + 0.05 and high >= 100 * apart - 0.05
+    # without the images' own files what the table of images has is left
+    shutil.copytree(other.folder, tmp_path / "bare", ignore=shutil.ignore_patterns("images"))
+    bare = report.paired([report.Run(tmp_path / "bare", other.summary)], first)
+    assert bare["difference per_image"][0] == pytest.approx(found["difference per_image"][0])
+    assert np.isnan(bare["difference dataset"][0]) and bare["difference interval dataset"][0] == ""
+    fewer = as_dataset(other, "scenes", tmp_path)
+    table = (fewer.folder / "images.csv").read_text().splitlines(keepends=True)
+    (fewer.folder / "images.csv").write_text("".join(table[:-1]))
+    with pytest.raises(ValueError, match="are not over the same images: compare runs that are"):
+        report.paired([fewer], first)
+
+
+def test_a_caption_says_what_is_in_its_table(runs):
+    assert report.said(runs) == "scenes (3 images); vocabulary: closed, open; models: mini."
+
+
+def test_notes_stand_below_a_latex_table_under_letters_and_its_csv_has_every_column(tmp_path):
+    rows = [dict(name="a", value=1.0, why="5 % of it", seen=1), dict(name="b", value=2.0, why="", seen=2)]
+    rows.append(dict(name="c", value=3.0, why="5 % of it", seen=3))
+    csv, tex = report.save_table(pd.DataFrame(rows), tmp_path / "t", "What it is.", left_out=["seen"], notes=["why"])
+    assert list(pd.read_csv(csv)) == ["name", "value", "why", "seen"]
+    lines = tex.read_text().splitlines()
+    assert [line for line in lines if line.startswith(("a ", "b ", "c "))] == [
+        r"a [a] & 1.0 \\",
+        r"b & 2.0 \\",
+        r"c [a] & 3.0 \\",
+    ]
+    assert any(r"{[a] 5 \% of it}" in line for line in lines) and r"\begin{table*}" in lines
+
+
+@pytest.mark.parametrize("with_pictures", [False, True])
+def test_a_run_fits_one_page(runs, tmp_path, with_pictures):
+    run = runs[0]
+    labels = run.prediction(run.images.id[0])
+    pictures = [("first", np.zeros((*labels.shape, 3), np.uint8), labels, labels)] * (2 * with_pictures)
+    page = one_page(run, pictures)
+    texts = [text.get_text() for part in page.subfigs for text in part.texts]
+    assert texts[0] == "FreeSeg-Diff: paper, closed" and "never seen a photograph" in texts[1]
+    assert run.summary["hash"][:12] in texts[2]
+    png, pdf = report.save_figure(page, tmp_path / "page", cropped=False)
+    assert pdf.read_bytes().count(b"/Type /Page\n") == 1 or b"/Count 1" in pdf.read_bytes()
+    width, height = Image.open(png).size
+    assert height / width == pytest.approx(2**0.5, rel=0.01)  # A4
 
 
 def test_stage_scores_leave_out_what_a_mode_does_not_have(runs):

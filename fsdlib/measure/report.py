@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,10 +22,11 @@ from pandas.io.formats.style import Styler
 
 from fsdlib.figures import legible
 from fsdlib.measure import form
-from fsdlib.measure.scores import PROTOCOLS
+from fsdlib.measure.scores import PROTOCOLS, ahead
 from fsdlib.measure.summary import (
     IMAGE_PROTOCOLS,
     PARTITIONS,
+    dense,
     read_record,
     read_summary,
     stored_labels,
@@ -37,8 +39,8 @@ BENCHMARKS = ("voc21", "context60", "coco_object")  # what published.csv has fig
 # are over.
 SAME = {"voc12": "voc21", "context60": "context60", "coco_object_maps": "coco_object", "coco_object": "coco_object"}
 MODES = {
-    "closed": "class list",
     "given": "class list",
+    "closed": "class list",
     "open": "nothing",
     "oracle": "the classes truly present",
 }  # vocabulary mode: what is told
@@ -46,6 +48,23 @@ SHARES = {0.0: "below 1 %", 0.01: "1 to 4 %", 0.04: "4 to 16 %", 0.16: "16 % or 
 STAGES = ("caption", "features", "words", "clusters", "names", "refinement")
 ON_CENTRE_CROPS = ("per_image_union",)  # protocols whose published figures are over centre crops
 OURS = "FreeSeg-Diff"  # as a run's configuration names this project's method
+# Of columns whose heads are too long for a page: the line above, which like columns share, and their own.
+HEADS = {
+    name: head
+    for protocol in PROTOCOLS
+    for name, head in {
+        f"mIoU {protocol}": (protocol, "mIoU"),
+        f"interval {protocol}": (protocol, "95 %"),
+        f"empty {protocol}": ("empty label map", protocol),
+        f"mIoU {protocol}, no background": ("without background", protocol),
+        f"difference {protocol}": (protocol, "ahead"),
+        f"difference interval {protocol}": (protocol, "95 %"),
+    }.items()
+} | {
+    "pixel accuracy": ("accuracy", "pixels"),
+    "mean accuracy": ("accuracy", "classes"),
+    "frequency-weighted IoU": ("IoU", "frequency-weighted"),
+}
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
 
 
@@ -242,12 +261,12 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
                     ],
                 },
             )
-            row[column] = _percent(run.summary["miou"][protocol])
+            row[column] = percent(run.summary["miou"][protocol])
             if run.summary["dataset"] == "coco_object":
                 row["note"].append("coco_object drawn from instances")
             if not run.summary["complete"]:
                 row["note"].append(f"{column}: {run.counted} images")
-            empty[column] = _percent(run.summary["empty"][protocol])
+            empty[column] = percent(run.summary["empty"][protocol])
     if empty:
         ours["empty"] = {
             "system": "an empty label map",
@@ -259,35 +278,107 @@ def beside_published(runs: Sequence[Run], protocol: str) -> pd.DataFrame:
 
 
 def all_scores(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every score of every run, in percent, one row a run.
+    """Each protocol's mIoU of every run with its interval (95 %), in percent, one row a run."""
+    rows = []
+    for run in runs:
+        row = _identity(run) | dict(images=run.whole)
+        for protocol in PROTOCOLS:
+            row[f"mIoU {protocol}"] = percent(run.summary["miou"][protocol])
+            row[f"interval {protocol}"] = interval(run.summary["intervals"][protocol])
+        rows.append(row)
+    return pd.DataFrame(rows)
 
-    Each protocol's mIoU has its own columns: the score, its interval (95 %), an empty label map's.
+
+def other_scores(runs: Sequence[Run]) -> pd.DataFrame:
+    """What else is said of every run, in percent, one row a run.
+
+    What an empty label map would score under each protocol, mIoU without the background class, and, over all classes under
+    `dataset`'s confusion matrix, accuracies.
     """
     rows = []
     for run in runs:
         s = run.summary
-        row = dict(dataset=s["dataset"], images=run.whole, models=run.models, recipe=run.recipe, vocabulary=run.mode)
-        for protocol in PROTOCOLS:
-            ends = s["intervals"][protocol]
-            row |= {
-                f"mIoU {protocol}": _percent(s["miou"][protocol]),
-                f"interval {protocol}": "" if None in ends else " to ".join(f"{100 * end:.1f}" for end in ends),
-                f"empty {protocol}": _percent(s["empty"][protocol]),
-            }
         main, without = s.get("with_background", s["without_background"]), s["without_background"]
+        row = _identity(run) | {f"empty {protocol}": percent(s["empty"][protocol]) for protocol in PROTOCOLS}
         row |= {
-            "mIoU dataset, no background": _percent(without["miou"]),
-            **{f"mIoU {p}, no background": _percent(without[f"{p}_miou"]) for p in IMAGE_PROTOCOLS},
-            "pixel accuracy": _percent(main["pixel_accuracy"]),
-            "mean accuracy": _percent(main["mean_accuracy"]),
-            "frequency-weighted IoU": _percent(main["frequency_weighted_iou"]),
+            "mIoU dataset, no background": percent(without["miou"]),
+            **{f"mIoU {p}, no background": percent(without[f"{p}_miou"]) for p in IMAGE_PROTOCOLS},
+            "pixel accuracy": percent(main["pixel_accuracy"]),
+            "mean accuracy": percent(main["mean_accuracy"]),
+            "frequency-weighted IoU": percent(main["frequency_weighted_iou"]),
         }
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _percent(share: float | None) -> float:
-    """nan where there was nothing to take a mean of."""
+def paired(runs: Sequence[Run], first: Run) -> pd.DataFrame:
+    """By how much each run is ahead of the first one on the same images, in points of mIoU, with the interval (95 %).
+
+    Images are drawn for both alike, so that those that are hard for both do not widen it: a difference counts where its
+    interval leaves out 0, which two intervals side by side do not tell. `dataset` needs the images' confusion counts, which
+    stay where a run was made, and is nan without. Raises ValueError for a run over other images.
+    """
+    rows = []
+    for run in runs:
+        mine, others = (one.images.set_index("id").miou for one in (run, first))
+        if run.summary["dataset"] != first.summary["dataset"] or set(mine.index) != set(others.index):
+            raise ValueError(f"{run.folder} and {first.folder} are not over the same images: compare runs that are")
+        found = _ahead(run, first)
+        if found is None:
+            apart = (mine - others[mine.index]).dropna().to_numpy()
+            drawn = apart[np.random.default_rng(0).integers(len(apart), size=(1000, len(apart)))].mean(axis=1)
+            found = {"per_image": (apart.mean(), *np.quantile(drawn, [0.025, 0.975]))}
+        row = _identity(run) | dict(against=first.title)
+        for protocol in PROTOCOLS:
+            difference, *ends = found.get(protocol, (None, None, None))
+            row[f"difference {protocol}"] = percent(difference)
+            row[f"difference interval {protocol}"] = interval(ends)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _ahead(run: Run, first: Run) -> dict[str, tuple[float, float, float]] | None:
+    """As `scores.ahead`, or None where the counts of an image are not at hand, or void counts otherwise than it has it."""
+    if run.summary["void_is_background"] != run.summary["background"]:
+        return None
+    mine, others = (_counts(one, first.images.id) for one in (run, first))
+    return ahead(mine, others, run.summary["background"]) if mine and others else None
+
+
+def _counts(run: Run, images: Sequence[str]) -> list[np.ndarray]:
+    """The images' confusion counts in this order; none where one is not at hand."""
+    rows = [read_record(run.folder / "images" / f"{name}.json") or {} for name in images]
+    return (
+        [dense(row["counts"], run.summary["classes"]) for row in rows] if all("counts" in row for row in rows) else []
+    )
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return dict(dataset=run.summary["dataset"], models=run.models, recipe=run.recipe, vocabulary=run.mode)
+
+
+def interval(ends: Sequence[float | None]) -> str:
+    """An interval of shares in percent, as a table has it; "" where there is none."""
+    known = [end for end in ends if end is not None]
+    return " to ".join(f"{100 * end:.1f}" for end in known) if len(known) == 2 else ""
+
+
+def said(runs: Sequence[Run]) -> str:
+    """What a caption has to say of the runs in a table: datasets and images, vocabulary modes, models.
+
+    >>> said([])
+    'No runs.'
+    """
+    over = {f"{run.summary['dataset']} ({run.whole} images)": None for run in runs}
+    modes = {run.mode: None for run in sorted(runs, key=lambda run: [*MODES, run.mode].index(run.mode)) if run.mode}
+    models = {run.models: None for run in runs if run.models}
+    parts = [("", over), ("vocabulary: ", modes), ("models: ", models)]
+    sentence = "; ".join(f"{name}{', '.join(values)}" for name, values in parts if values)
+    return f"{sentence}." if sentence else "No runs."
+
+
+def percent(share: float | None) -> float:
+    """A share in percent; nan where there was nothing to take a mean of."""
     return np.nan if share is None else 100 * share
 
 
@@ -334,30 +425,68 @@ def needs(path: Path = REPORTS / "voc12_needs.json") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def headed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose long heads are on two lines (`HEADS`); one without such heads as it is."""
+    if not set(table) & set(HEADS):
+        return table
+    return table.set_axis(pd.MultiIndex.from_tuples([HEADS.get(name, ("", name)) for name in table]), axis=1)
+
+
 def shown(table: pd.DataFrame, digits: int = 1) -> HTML:
     """A table as a notebook shows it: rounded, in small letters, empty where nothing is known.
 
     The same table gives the same HTML.
     """
-    style = Styler(table, uuid="table", cell_ids=False).format(precision=digits, na_rep="", escape="html").hide()
-    return HTML(style.set_table_attributes('style="font-size: 72%"').to_html())
+    style = Styler(headed(table), uuid="table", cell_ids=False).format(precision=digits, na_rep="", escape="html")
+    return HTML(style.hide().set_table_attributes('style="font-size: 72%"').to_html())
 
 
-def save_table(table: pd.DataFrame, stem: Path | str, caption: str = "") -> list[Path]:
-    """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths."""
+def save_table(
+    table: pd.DataFrame, stem: Path | str, caption: str = "", left_out: Sequence[str] = (), notes: Sequence[str] = ()
+) -> list[Path]:
+    """Write `stem`.csv (all digits) and `stem`.tex (one decimal; booktabs); returns both paths.
+
+    The CSV has every column. LaTeX is for a page's width: a table* in small letters, with neither the columns `left_out`
+    nor `notes`, whose texts stand below the table under a letter that the row's first cell has.
+    """
     stem = Path(stem)
-    latex = table.to_latex(
+    rows = table.drop(columns=[*left_out, *notes])
+    texts = ["; ".join(filter(None, map(str, row))) for row in table[[*notes]].fillna("").itertuples(index=False)]
+    letters = {
+        text: chr(ord("a") + i % 26) * (i // 26 + 1) for i, text in enumerate(dict.fromkeys(filter(None, texts)))
+    }
+    first = rows.columns[0]
+    if letters:
+        marks = [f" [{letters[text]}]" if text else "" for text in texts]
+        rows = rows.assign(**{first: [f"{cell}{mark}" for cell, mark in zip(rows[first], marks)]})
+    latex = headed(rows).to_latex(
         index=False,
         float_format="%.1f",
         na_rep="",
         escape=True,
+        multicolumn_format="c",
         caption=caption or None,
         label=f"tab:{stem.name}" if caption else None,
     )
+    if caption:
+        latex = latex.replace("{table}", "{table*}").replace(
+            r"\begin{tabular}", "\\centering\\footnotesize\n\\begin{tabular}"
+        )
+    if letters:
+        below = [f"[{letter}] {text.translate(_ESCAPED)}" for text, letter in letters.items()]
+        latex = latex.replace(
+            r"\end{tabular}", "\\end{tabular}\n\n\\smallskip\\parbox{\\textwidth}{" + "; ".join(below) + "}", 1
+        )
     return [
         write_atomically(stem.with_suffix(".csv"), table.to_csv(index=False)),
         write_atomically(stem.with_suffix(".tex"), latex),
     ]
+
+
+_ESCAPED = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 # --------------------------------------------------------------------------------------------- figures
@@ -371,20 +500,24 @@ def paper_style() -> None:
     )
 
 
-def save_figure(figure, stem: Path | str) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf; returns both paths. The same figure gives the same bytes."""
+def save_figure(figure, stem: Path | str, cropped: bool = True) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf; returns both paths. The same figure gives the same bytes.
+
+    cropped: without the margins, as a paper takes it.
+    """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "pdf")]
-    figure.savefig(paths[0], bbox_inches="tight", metadata=dict(Software=None))
-    figure.savefig(paths[1], bbox_inches="tight", metadata=dict(CreationDate=None, Producer=None, Creator=None))
+    box = "tight" if cropped else None
+    figure.savefig(paths[0], bbox_inches=box, metadata=dict(Software=None))
+    figure.savefig(paths[1], bbox_inches=box, metadata=dict(CreationDate=None, Producer=None, Creator=None))
     return paths
 
 
 def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     """mIoU of each recipe, or method, under each vocabulary mode, with its interval; returns the axes."""
     rows = pd.DataFrame(
-        [dict(recipe=legible(r.recipe), mode=r.mode, miou=_percent(r.summary["miou"][protocol])) for r in runs]
+        [dict(recipe=legible(r.recipe), mode=r.mode, miou=percent(r.summary["miou"][protocol])) for r in runs]
     )
     modes = sorted(set(rows["mode"]), key=lambda mode: ([*MODES, mode].index(mode), mode))
     recipes = list(dict.fromkeys(rows.recipe))
@@ -395,7 +528,7 @@ def show_modes(runs: Sequence[Run], protocol: str = "dataset"):
     width = 0.8 / len(recipes)
     for run in runs:
         x = modes.index(run.mode) + (recipes.index(legible(run.recipe)) - (len(recipes) - 1) / 2) * width
-        ax.vlines(x, *map(_percent, run.summary["intervals"][protocol]), color="0.25", lw=1)
+        ax.vlines(x, *map(percent, run.summary["intervals"][protocol]), color="0.25", lw=1)
     ax.set_xticks(range(len(modes)), [legible(mode) or "no modes" for mode in modes])
     ax.set(xlabel="", ylabel=f"mIoU, {protocol} (%)")
     sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, 1.2), ncols=len(recipes), title=None)

@@ -554,7 +554,7 @@ class Runs(Reader):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             runs = self.report.find_runs(self.run.parent)
-        for table in (self.report.all_scores, self.report.stage_scores):
+        for table in (self.report.all_scores, self.report.other_scores, self.report.stage_scores):
             assert len(table(runs)) == len(runs)
         as_voc = [self.report.Run(run.folder, run.summary | dict(dataset="voc12")) for run in runs]
         for protocol in self.report.PROTOCOLS:

@@ -12,6 +12,7 @@ from fsdlib import pictures
 from fsdlib.measure import report
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import IncompleteDataset
+from fsdlib.measure.page import one_page
 from fsdlib.measure.run import evaluate
 from fsdlib.measure.summary import read_row, sealed
 from fsdlib.measure.verify import verify
@@ -295,4 +296,5 @@ def test_a_run_over_void_alone_stands_in_the_tables_without_scores(dataset, meth
     assert run.summary["miou"]["dataset"] is None and "mIoU per_image 52.6 %" in str(run)
     table = report.all_scores(runs)
     assert table["mIoU dataset"].isna().all() and table["interval dataset"].tolist() == [""]
+    assert report.other_scores(runs)["empty dataset"].isna().all() and one_page(runs[0])
     assert report.stage_scores(runs)["caption recall"].isna().all() and runs[0].objects.empty

@@ -111,7 +111,7 @@ def test_own_methods_stand_in_every_table_and_figure_under_their_names(dataset, 
         evaluate(dataset, Own(**told), tmp_path / folder)
     runs = report.find_runs(tmp_path)
     assert [(run.title, run.models) for run in runs] == [("own (a)", ""), ("own (b)", ""), ("bright, given", "none")]
-    for table in (report.all_scores(runs), report.stage_scores(runs)):
+    for table in (report.all_scores(runs), report.other_scores(runs), report.stage_scores(runs)):
         assert list(table.recipe) == ["own (a)", "own (b)", "bright"] and list(table.vocabulary) == ["", "", "given"]
     as_voc = [report.Run(run.folder, run.summary | dict(dataset="voc12"), run.marked) for run in runs]
     beside = report.beside_published(as_voc, "dataset").set_index("system")

@@ -120,6 +120,11 @@ class _Exporter(HTMLExporter):
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_css %}<style>
+/* fonts that have the measures of formulas, on macOS, Windows and Linux; a browser's own choice may have none */
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; font-size: 1.1em }
+math[display="block"] { margin: 0.8em 0 }
+</style>{% endblock %}
 """
 
     @pass_context

@@ -133,7 +133,7 @@ notebooks: .venv/installed ## execute the notebooks in place, as they are commit
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask='[("tags",)]' $(or $(ONLY),notebooks/*.ipynb)
 	@$(BIN)/python notebooks/book.py --index
 
-book: .venv/installed ## the walk as web pages that open without a server: reports/book/index.html
+book: .venv/installed ## the walk as web pages that open without a server or a network: reports/book/index.html
 	@$(BIN)/python notebooks/book.py
 
 lab: .venv/installed ## JupyterLab on the notebooks

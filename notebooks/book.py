@@ -1,7 +1,8 @@
 """The notebooks as a book: an index with a picture of each, and pages that open without a server.
 
 `python notebooks/book.py` writes notebooks/README.md with its pictures, and one HTML page a notebook under reports/book.
-nbconvert makes the pages, since JupyterLab brings it; they hold their figures.
+nbconvert makes the pages, since JupyterLab brings it; they hold their figures, and their formulas as MathML, which browsers draw by
+themselves. A page loads nothing from anywhere.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
+from jinja2 import pass_context
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import markdown2html_mistune
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 
 from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
@@ -62,14 +65,20 @@ def strip_widget_state(path: Path) -> None:
 
 def write_index(folder: Path = NOTEBOOKS) -> Path:
     """Write `folder`/README.md: what each notebook answers, with a picture (under `folder`/pictures), in the order to read them in."""
-    lines = ["# The notebooks", "", "Read 00 first, then 01 to 07 in order: each ends where the next begins.", ""]
+    lines = [
+        "# The notebooks",
+        "",
+        "Read 00 first, then 01 to 07 in order: each ends where the next begins. 01a and 01b are for those who have not met diffusion or attention.",
+        "",
+    ]
     for ten, paths in groupby(sorted(folder.glob("*.ipynb")), lambda path: int(path.stem[:2]) // 10):
         lines += [f"## {PARTS[ten]}", "", "| | |", "|---|---|"]
         for page in map(page_of, paths):
             if page.picture:
                 write_atomically(folder / "pictures" / f"{page.stem}.jpg", _small(page.picture))
             shown = f"[![{page.title}](pictures/{page.stem}.jpg)]({page.stem}.ipynb)" if page.picture else ""
-            lines.append(f"| {shown} | **[{page.stem[:2]} {page.title}]({page.stem}.ipynb)**<br>{page.question} |")
+            number = page.stem.split("_")[0]
+            lines.append(f"| {shown} | **[{number} {page.title}]({page.stem}.ipynb)**<br>{page.question} |")
         lines.append("")
     return write_atomically(folder / "README.md", "\n".join(lines))
 
@@ -82,10 +91,51 @@ def _small(picture: bytes) -> bytes:
     return buffer.getvalue()
 
 
+class _Renderer(IPythonRenderer):
+    """Markdown to HTML as nbconvert does it, but every formula is drawn now and not by a script when the page is opened."""
+
+    def inline_math(self, body: str) -> str:
+        return convert(body)
+
+    def block_math(self, body: str) -> str:
+        return convert(body, display="block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+
+def as_html(markdown: str) -> str:
+    """Markdown as HTML, its formulas ($...$ in a line, $$...$$ apart) as MathML; code and escaped dollars stay as they are.
+
+    >>> as_html("$x^2$ for `$x`")
+    '<p><math ...><msup><mi>x</mi><mn>2</mn></msup>...</math> for <code>$x</code></p>'
+    """
+    return MarkdownWithMath(renderer=_Renderer(escape=False)).render(markdown)
+
+
+class _Exporter(HTMLExporter):
+    """Pages that load no script: what nbconvert's would, for widgets, formulas and diagrams, is left out."""
+
+    raw_template = """{% extends "index.html.j2" %}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block html_head_css %}<style>
+/* fonts that have the measures of formulas, on macOS, Windows and Linux; a browser's own choice may have none */
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; font-size: 1.1em }
+math[display="block"] { margin: 0.8em 0 }
+</style>{% endblock %}
+"""
+
+    @pass_context
+    def markdown2html(self, context, source):
+        return as_html(source)
+
+
 def build(notebooks: Path = NOTEBOOKS, out: Path = REPORTS / "book") -> list[Path]:
     """Write a page a notebook, with links to its neighbours, and index.html, to `out`; returns the paths, the index first."""
     paths = sorted(notebooks.glob("*.ipynb"))
-    exporter, written = HTMLExporter(), []
+    exporter, written = _Exporter(), []
     for i, path in enumerate(paths):
         body, _ = exporter.from_notebook_node(
             nbformat.read(path, as_version=4), dict(metadata=dict(name=page_of(path).title))
@@ -101,7 +151,7 @@ def build(notebooks: Path = NOTEBOOKS, out: Path = REPORTS / "book") -> list[Pat
                 re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(' &middot; '.join(links))}", body, count=1),
             )
         )
-    index = markdown2html_mistune((notebooks / "README.md").read_text()).replace(".ipynb", ".html")
+    index = as_html((notebooks / "README.md").read_text()).replace(".ipynb", ".html")
     for picture in sorted((notebooks / "pictures").glob("*.jpg")):
         embedded = base64.b64encode(picture.read_bytes()).decode()
         index = index.replace(f"pictures/{picture.name}", f"data:image/jpeg;base64,{embedded}")

@@ -2,12 +2,15 @@ import re
 
 import nbformat
 import pytest
-from book import WIDTH, build, page_of, write_index
+from book import WIDTH, as_html, build, page_of, write_index
+from bs4 import BeautifulSoup
 from PIL import Image
 
 from fsdlib.project import NOTEBOOKS
 
 STEMS = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+CODE = re.compile(r"```.*?```|^    .*?$|`[^`]*`", re.S | re.M)
+FORMULA = re.compile(r"\$\$.+?\$\$|(?<![\\$])\$[^$]+?(?<!\\)\$", re.S)
 
 
 @pytest.fixture
@@ -47,6 +50,46 @@ def test_a_page_takes_its_title_question_and_cover_from_the_notebook(tmp_path):
     assert (page.stem, page.title, page.question, page.picture) == ("05_some", "A title", "What is asked?", b"cover")
 
 
+def formulas(stem: str) -> list[str]:
+    """Every formula in a notebook's text, dollars and all."""
+    cells = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4).cells
+    texts = [CODE.sub("", cell.source) for cell in cells if cell.cell_type == "markdown"]
+    return [found for text in texts for found in FORMULA.findall(text)]
+
+
+def loaded(page: BeautifulSoup) -> list[str]:
+    """What a browser fetches to show a page, beside what the page holds itself."""
+    addresses = [tag[key] for tag in page.find_all(True) for key in ("src", "srcset", "data", "poster") if tag.get(key)]
+    addresses += [tag["href"] for tag in page.find_all(["link", "image", "use"]) if tag.get("href")]
+    for tag in page.find_all(["style", "script"]):
+        addresses += re.findall(r"(?:url\(|@import|import|from)\s*[\"']?(https?:[^\"')\s]+)", tag.get_text())
+    return [address for address in addresses if not address.startswith(("data:", "#"))]
+
+
+def test_formulas_are_drawn_in_a_line_and_apart():
+    line, apart = as_html("A $x_0^2$ in a line.\n\n$$\n\\sum_{i=1}^n \\frac{x_i}{n}\n$$\n").split("</p>")[:2]
+    line, apart = (BeautifulSoup(part, "html.parser").math for part in (line, apart))
+    assert line["display"] == "inline" and line.msubsup.get_text(" ", strip=True) == "x 0 2"
+    assert apart["display"] == "block" and apart.munderover.mo.get_text() == "∑" and apart.mfrac
+
+
+def test_an_environment_is_a_formula_apart():
+    page = BeautifulSoup(as_html("\\begin{matrix} a & b \\\\ c & d \\end{matrix}"), "html.parser")
+    assert page.math["display"] == "block" and [cell.get_text() for cell in page.find_all("mtd")] == list("abcd")
+
+
+def test_dollars_of_code_and_of_money_are_no_formulas():
+    text = "`$x`, `$y$` for \\$5 and \\$6\n\n```\n$a$ $$b$$\n```\n\n    echo $HOME $USER\n"
+    page = BeautifulSoup(as_html(text), "html.parser")
+    assert not page.math and [code.get_text() for code in page.find_all("code")][:2] == ["$x", "$y$"]
+    assert "for $5 and $6" in page.get_text() and "$a$ $$b$$" in page.get_text() and "$HOME $USER" in page.get_text()
+
+
+def test_what_a_page_would_load_is_noticed():
+    page = '<script src="https://a"></script><link href="https://b"><img src="data:c"><style>@import "https://d"; e {f: url(https://g)}</style><a href="https://h">'
+    assert loaded(BeautifulSoup(page, "html.parser")) == ["https://a", "https://b", "https://d", "https://g"]
+
+
 @pytest.mark.slow  # renders every notebook
 def test_the_book_opens_without_a_server_and_links_neighbours(folder, tmp_path):
     write_index(folder)
@@ -57,4 +100,10 @@ def test_the_book_opens_without_a_server_and_links_neighbours(folder, tmp_path):
         assert not re.findall(r"<img[^>]+src=\"(?!data:)", text) and "attachment:" not in text
         for target in re.findall(r"href=\"([\w]+\.html)", text):
             assert (path.parent / target).exists()
+        page = BeautifulSoup(text, "html.parser")
+        assert not loaded(page), f"{path.name} would ask the network"
+        for code in page.find_all(["pre", "code"]):
+            code.decompose()
+        assert "$$" not in page.get_text() and "\\frac" not in page.get_text()
+        assert len(page.find_all("math")) == (len(formulas(path.stem)) if path != index else 0)
     assert f"{STEMS[0]}.html" in pages[1].read_text() and f"{STEMS[2]}.html" in pages[1].read_text()

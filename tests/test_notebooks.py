@@ -93,8 +93,8 @@ def test_the_walk_asks_shows_and_sets_exercises(path):
 
 
 def test_the_walk_is_whole_and_small():
-    assert [path.stem[:2] for path in WALK] == [f"0{i}" for i in range(1, 8)]
-    assert sum(path.stat().st_size for path in ALL) < 10_000_000
+    assert [path.stem.split("_")[0] for path in WALK] == ["01", "01a", "01b", *(f"0{i}" for i in range(2, 8))]
+    assert sum(path.stat().st_size for path in ALL) < 12_000_000
 
 
 def test_no_widget_state_is_committed(notebook):
@@ -127,6 +127,8 @@ def test_papermill_runs_the_quickstart_on_another_scene(tmp_path):
 
 OTHERWISE = {
     "01_caption": dict(scene=5, seed=1),
+    "01a_diffusion": dict(scene=5, prompt="a dog", steps=5, seed=1),
+    "01b_attention": dict(scene=5, layer=0, timestep=200, prompt="a dog", seed=1),
     "02_diffusion_features": dict(scene=5, seed=1),
     "03_clusters": dict(scene=5, seed=1),
     "04_naming": dict(scene=5, seed=1),

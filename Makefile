@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing lab app fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -137,7 +137,11 @@ book: .venv/installed ## the walk as web pages that open without a server: repor
 	@$(BIN)/python notebooks/book.py
 
 lab: .venv/installed ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'
+
+# what the page may ask of whom, and how large an upload may be, is in notebooks/voila.json
+app: .venv/installed ## your pictures segmented on a page in the browser (PORT=8866)
+	cd notebooks && ../$(BIN)/voila 40_your_pictures.ipynb --port=$(or $(PORT),8866)
 
 fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large BACKBONE=dinov2)
 	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP)) $(if $(BACKBONE),--backbone $(BACKBONE))

@@ -84,6 +84,8 @@ def _run(*command, cwd: Path, otherwise: str, shown: bool = False) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--extra", default="test", help="which extra of the project: test (all, the default), notebooks")
+    parser.add_argument(
+        "--extra", default="test", help="which extra of the project: test (all, the default), notebooks"
+    )
     asked = parser.parse_args()
     print(gather(asked.folder, extra=asked.extra).read_text())

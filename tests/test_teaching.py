@@ -8,7 +8,10 @@ import pytest
 from fsdlib.project import NOTEBOOKS, ROOT
 
 PAGE = (ROOT / "docs" / "TEACHING.md").read_text()
-PLANS = {90: PAGE.split("## Ninety minutes")[1].split("### ")[0], 45: PAGE.split("## Forty-five minutes")[1].split("\n## ")[0]}
+PLANS = {
+    90: PAGE.split("## Ninety minutes")[1].split("### ")[0],
+    45: PAGE.split("## Forty-five minutes")[1].split("\n## ")[0],
+}
 LINE = re.compile(r"^\| (\d+) \| \[(\d\d)\]\(\.\./notebooks/(\w+)\.ipynb\) \*(.+?)\* \|", re.M)
 
 

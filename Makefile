@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing lab fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing slides offline lab app fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -136,8 +136,18 @@ notebooks: .venv/installed ## execute the notebooks in place, as they are commit
 book: .venv/installed ## the walk as web pages that open without a server or a network: reports/book/index.html
 	@$(BIN)/python notebooks/book.py
 
+slides: .venv/installed ## slides of 00, 02, 03 and 06 that open without a network: reports/slides (ONLY="04_naming 05_refinement")
+	@$(BIN)/python notebooks/slides.py $(ONLY)
+
+offline: .venv/installed ## gather all that an installation without a network needs: DIR=... (EXTRA=notebooks: without what tests need)
+	@$(BIN)/python tests/offline.py "$(or $(DIR),$(error say where to: make offline DIR=...))" $(if $(EXTRA),--extra $(EXTRA))
+
 lab: .venv/installed ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks --ServerApp.tornado_settings='{"websocket_max_message_size": 268435456}'
+
+# what the page may ask of whom, and how large an upload may be, is in notebooks/voila.json
+app: .venv/installed ## your pictures segmented on a page in the browser (PORT=8866)
+	cd notebooks && ../$(BIN)/voila 40_your_pictures.ipynb --port=$(or $(PORT),8866)
 
 fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (CAPTIONER=blip2 CLIP=convnext-large BACKBONE=dinov2)
 	$(BIN)/python -m fsdlib.models $(MODELS) $(if $(CAPTIONER),--captioner $(CAPTIONER)) $(if $(CLIP),--clip $(CLIP)) $(if $(BACKBONE),--backbone $(BACKBONE))

@@ -25,7 +25,7 @@ from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
 
 WIDTH = 360  # pixels of an index picture
 # Where the notebooks' tens change, the index begins a new part.
-PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", *[""] * 5, "Where the small models come from")
+PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", "Hands on", *[""] * 4, "Where the small models come from")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,18 @@ def page_of(path: Path) -> Page:
 
 
 def strip_widget_state(path: Path) -> None:
-    """Take the state of sliders out of an executed notebook: large, useless without a kernel, and shown by a static figure beside each."""
+    """Take the state of sliders out of an executed notebook: large, useless without a kernel, and shown by a static figure beside each.
+
+    An output that is HTML too, for where no kernel is, keeps only that.
+    """
     notebook = nbformat.read(path, as_version=4)
-    if notebook.metadata.pop("widgets", None):
+    before = nbformat.writes(notebook)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if "text/html" in output.get("data", {}):
+                output.data.pop("application/vnd.jupyter.widget-view+json", None)
+    if nbformat.writes(notebook) != before:
         write_atomically(path, nbformat.writes(notebook) + "\n")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from book import page_of
+from book import as_html, page_of
 from nbconvert import HTMLExporter
 from nbconvert.filters import Highlight2HTML
 from pygments.formatters import HtmlFormatter
@@ -60,7 +60,7 @@ def slides_of(notebook: nbformat.NotebookNode) -> list[Slide]:
                 if heading:
                     slides.append(Slide(heading))
                 if text.source.strip():
-                    put(_rendered(exporter, text), len(text.source.split()))
+                    put(f"<div>{as_html(text.source)}</div>", len(text.source.split()))
         elif cell.cell_type == "code":
             put(f"<details><summary>code</summary>{Highlight2HTML()(cell.source)}</details>", folded=True)
             for output in cell.outputs:
@@ -116,6 +116,7 @@ h2 { font-size: 34px; line-height: 1.2; margin: 0 0 2vh; color: #1b4a72 } .first
 p { margin: 0 0 .7em; max-width: 62em } pre { margin: 0; white-space: pre-wrap; font-size: 17px } a { color: #1b6ca8 }
 table { border-collapse: collapse; border: 0; margin: 0 0 .7em; font-size: 17px } td, th { padding: 3px 0 3px 18px; text-align: right; border: 0 }
 thead th { border-bottom: 1px solid #999 } details { margin: 0 0 .6em; font-size: 17px } summary { color: #777; cursor: pointer }
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math }
 .anchor-link, .prompt { display: none } .number { position: fixed; right: 1.5vw; bottom: 0; color: #999; font-size: 14px }
 section:not(.shown) .number { position: absolute }
 @media print { .turning section { display: block } }

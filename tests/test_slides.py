@@ -51,6 +51,11 @@ def test_much_text_is_parted_between_cells():
     assert [slide.words for slide in found] == [100, 100]
 
 
+def test_formulas_are_drawn_without_a_script():
+    (slide,) = made(V.new_markdown_cell("## Sum\n\n$$\\sum_i x_i$$ of `$x`"))
+    assert "<math" in slide.parts[0] and "$$" not in slide.parts[0] and "<code>$x</code>" in slide.parts[0]
+
+
 def test_what_only_a_kernel_can_show_is_left_out():
     slider = V.new_output(
         "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "interactive("}

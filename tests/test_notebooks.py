@@ -94,7 +94,7 @@ def test_the_walk_asks_shows_and_sets_exercises(path):
 
 def test_the_walk_is_whole_and_small():
     assert [path.stem[:2] for path in WALK] == [f"0{i}" for i in range(1, 8)]
-    assert sum(path.stat().st_size for path in ALL) < 11_000_000
+    assert sum(path.stat().st_size for path in ALL) < 12_000_000
 
 
 def test_no_widget_state_is_committed(notebook):

@@ -21,6 +21,8 @@ from PIL import Image
 from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
 
 WIDTH = 360  # pixels of an index picture
+LARGE = 80_000  # bytes of a figure that is kept without loss
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # Where the notebooks' tens change, the index begins a new part.
 PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", *[""] * 5, "Where the small models come from")
 
@@ -53,11 +55,42 @@ def page_of(path: Path) -> Page:
     return Page(path.stem, title.removeprefix("# ").strip(), question, base64.b64decode(picture) if picture else None)
 
 
-def strip_widget_state(path: Path) -> None:
-    """Take the state of sliders out of an executed notebook: large, useless without a kernel, and shown by a static figure beside each."""
-    notebook = nbformat.read(path, as_version=4)
-    if notebook.metadata.pop("widgets", None):
-        write_atomically(path, nbformat.writes(notebook) + "\n")
+def tidy(path: Path) -> None:
+    """Make an executed notebook fit to be kept: without what sliders leave behind, and with figures as small as they can be sharp.
+
+    A slider's state is large and useless without a kernel, and so is the line of text that stands for it; a still figure
+    is beside each. Figures come from the notebook in twice the pixels that they are shown with.
+    """
+    text = path.read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+            for output in cell.outputs:
+                _shrink(output)
+    tidied = nbformat.writes(notebook) + "\n"
+    if tidied != text:
+        write_atomically(path, tidied)
+
+
+def _shrink(output: nbformat.NotebookNode) -> None:
+    """A PNG in 256 colours, or, where that is still large (photographs, noise), a JPEG, shown in the same size."""
+    if "image/png" not in output.get("data", {}):
+        return
+    drawn = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    if drawn.mode == "P":
+        return  # it was done before
+    drawn, buffer, kind = drawn.convert("RGB"), io.BytesIO(), "image/png"
+    drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    if len(buffer.getvalue()) > LARGE:
+        buffer, kind = io.BytesIO(), "image/jpeg"
+        drawn.resize((3 * drawn.width // 4, 3 * drawn.height // 4), Image.Resampling.LANCZOS).save(
+            buffer, "JPEG", quality=75
+        )
+        output.data.pop("image/png")
+        output.metadata[kind] = output.metadata.pop("image/png", {})
+    output.data[kind] = base64.b64encode(buffer.getvalue()).decode()
 
 
 def write_index(folder: Path = NOTEBOOKS) -> Path:
@@ -125,7 +158,7 @@ if __name__ == "__main__":
         help="leave it at the notebooks themselves, notebooks/README.md and its pictures",
     )
     for path in NOTEBOOKS.glob("*.ipynb"):
-        strip_widget_state(path)
+        tidy(path)
     write_index()
     if not parser.parse_args().index:
         print(f"the book: {build()[0]}")

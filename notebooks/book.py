@@ -21,7 +21,7 @@ from PIL import Image
 from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
 
 WIDTH = 360  # pixels of an index picture
-LARGE = 80_000  # bytes of a figure that is kept without loss
+LARGE = 80_000  # bytes of a figure, above which it is no longer kept as PNG
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Where the notebooks' tens change, the index begins a new part.
 PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", *[""] * 5, "Where the small models come from")
@@ -75,19 +75,18 @@ def tidy(path: Path) -> None:
 
 
 def _shrink(output: nbformat.NotebookNode) -> None:
-    """A PNG in 256 colours, or, where that is still large (photographs, noise), a JPEG, shown in the same size."""
+    """A PNG in 128 colours, or, where that is still large (photographs, noise), a JPEG, shown in the same size."""
     if "image/png" not in output.get("data", {}):
         return
     drawn = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
     if drawn.mode == "P":
         return  # it was done before
     drawn, buffer, kind = drawn.convert("RGB"), io.BytesIO(), "image/png"
-    drawn.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    drawn.quantize(128, kmeans=2, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     if len(buffer.getvalue()) > LARGE:
         buffer, kind = io.BytesIO(), "image/jpeg"
-        drawn.resize((3 * drawn.width // 4, 3 * drawn.height // 4), Image.Resampling.LANCZOS).save(
-            buffer, "JPEG", quality=75
-        )
+        smaller = drawn.resize((5 * drawn.width // 8, 5 * drawn.height // 8), Image.Resampling.LANCZOS)
+        smaller.save(buffer, "JPEG", quality=65, optimize=True, progressive=True)
         output.data.pop("image/png")
         output.metadata[kind] = output.metadata.pop("image/png", {})
     output.data[kind] = base64.b64encode(buffer.getvalue()).decode()

@@ -77,7 +77,7 @@ def test_figures_are_kept_as_small_as_they_can_be_sharp_and_sliders_leave_nothin
     assert first.metadata == {"image/png": shown} and second.metadata == {"image/jpeg": shown}
     exact = Image.open(io.BytesIO(base64.b64decode(kept["image/png"]))).convert("RGB")
     assert np.array_equal(exact, chart) and len(kept["image/png"]) < LARGE
-    assert Image.open(io.BytesIO(base64.b64decode(small["image/jpeg"]))).size == (450, 300)
+    assert Image.open(io.BytesIO(base64.b64decode(small["image/jpeg"]))).size == (375, 250)
     before = path.stat().st_mtime_ns
     tidy(path)
     assert path.stat().st_mtime_ns == before  # what is tidy is left alone

@@ -182,6 +182,21 @@ def test_a_gallery_has_a_panel_for_every_picture_truth_and_prediction():
     assert sum(bool(ax.images) for ax in figure.axes) == 9
 
 
+def test_a_gallery_and_the_strip_of_stages_list_what_was_missed_where_the_truth_is_given():
+    image = np.zeros((60, 90, 3), np.uint8)
+    result = SimpleNamespace(
+        names=NAMES, caption="", clusters=np.eye(2, dtype=int), coarse=MAP, labels=np.zeros_like(MAP)
+    )
+    strip = show_stages(image, result, np.random.default_rng(0).random((5, 2, 2), np.float32), MAP).axes
+    assert listed(strip[4]) == ["missed: cat", "missed: dog", "missed: bird"]
+    assert [ax.get_aspect() for ax in strip[:2]] == pytest.approx([1, 2 / 3])  # square features of a wide picture
+    assert strip[2].images[0].get_array().shape == image.shape  # and its clusters, enlarged to it
+    panels = gallery([image], [np.where(MAP == 1, 0, MAP)], NAMES, [MAP], columns=1).axes
+    assert "missed: cat" in listed(panels[-1]) and listed(gallery([image], [MAP], NAMES, columns=1).axes[-1]) != [
+        "missed: cat"
+    ]
+
+
 def test_principal_colours_part_what_the_features_part():
     features = np.zeros((5, 4, 4), np.float32)
     features[2, :, 2:] = 1  # one direction varies, between the left half and the right

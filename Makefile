@@ -18,7 +18,7 @@ CAPTIONER ?=
 CLIP ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing slides offline lab app fetch scenes train training-status style rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing pipeline-drawing slides offline lab app fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -126,6 +126,9 @@ newest: ## the unit tests with the newest versions, in .venv-newest without cons
 
 drawing: ## draw anew, in CONTRIBUTING.md, which module imports which
 	@$(PYTHON) tests/imports.py --write
+
+pipeline-drawing: .venv/installed ## draw the method anew, with every stage's own picture of one scene: docs/pipeline.svg
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.world.drawing
 
 notebooks: .venv/installed ## execute the notebooks in place, as they are committed: no progress bars, no machine details
 	TQDM_DISABLE=1 $(ONE) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace --ClearMetadataPreprocessor.enabled=True \

@@ -14,10 +14,14 @@ from matplotlib import colormaps, rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import label as connected_parts
+from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 
 from fsdlib.clusters import enlarged
-from fsdlib.vocabulary import palette
+from fsdlib.vocabulary import VOID, palette
 
 CLUSTER_COLOURS = colormaps["tab20"](np.arange(20))[:, :3]
 NOUN, ADJECTIVE, DROPPED = "#1b6ca8", "#8e5ea2", "#8a8a8a"
@@ -54,11 +58,46 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
     return _PALETTE[labels]
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """The picture with every labelled pixel tinted and the background greyed: (H, W, 3) uint8."""
+def overlay(image: np.ndarray, labels: np.ndarray, strength: float = 0.65) -> np.ndarray:
+    """The picture with every labelled pixel in its class's colour and the rest dimmed to grey: (H, W, 3) uint8."""
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     tinted = (1 - strength) * image + strength * label_colours(labels)
-    return np.where((labels > 0)[..., None], tinted, 0.35 * image + 0.65 * (0.5 * grey + 110)).astype(np.uint8)
+    return np.where((labels > 0)[..., None], tinted, 0.15 * image + 0.4 * grey + 95).astype(np.uint8)
+
+
+def innermost(mask: np.ndarray) -> tuple[int, int, float]:
+    """The pixel of a mask that is farthest from all that is not in it: its row, its column, that distance in pixels.
+
+    What lies beyond the picture's edge is not in the mask. Of pixels equally far, the one nearest to the mask's centre.
+
+    >>> innermost(np.array([[0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0]], bool))
+    (1, 2, 2.0)
+    """
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    deepest = np.argwhere(depth == depth.max())
+    row, column = deepest[((deepest - np.argwhere(mask).mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return int(row), int(column), float(depth.max())
+
+
+def numbered_alike(partitions: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same partitions of one picture, with clusters renumbered so that each keeps its number, and so its colour.
+
+    From each partition to the next, numbers go where they overlap most, each to one cluster (the Hungarian method);
+    a cluster that takes over no number gets the lowest that is free. partitions: (h, w) integers from 0, of one shape.
+
+    >>> [found.tolist() for found in numbered_alike([np.array([[0, 0, 1, 1]]), np.array([[2, 2, 0, 1]])])]
+    [[[0, 0, 1, 1]], [[0, 0, 1, 2]]]
+    """
+    alike = [np.asarray(partitions[0])]
+    for found in partitions[1:]:
+        before, count = alike[-1], int(found.max()) + 1
+        shared = np.zeros((count, max(count, int(before.max()) + 1)), int)
+        np.add.at(shared, (found.ravel(), before.ravel()), 1)
+        new, old = linear_sum_assignment(shared, maximize=True)
+        kept = {n: o for n, o in zip(new, old) if shared[n, o]}
+        free = iter(number for number in range(shared.shape[1]) if number not in kept.values())
+        alike.append(np.array([kept[n] if n in kept else next(free) for n in range(count)])[found])
+    return alike
 
 
 def show_image(image: np.ndarray, ax=None, title: str = "", letters: float = 10):
@@ -71,21 +110,96 @@ def show_image(image: np.ndarray, ax=None, title: str = "", letters: float = 10)
 
 
 def show_clusters(clusters: np.ndarray, ax=None, title: str = "", names: Mapping[int, str] | None = None):
-    """Draw a cluster map, (h, w) integers, one colour a cluster; below it the names that the clusters in it have."""
+    """Draw a cluster map, (h, w) integers, one colour a cluster; names are written on the clusters that have one.
+
+    The name of a cluster too small for it stands below.
+    """
     ax = show_image((CLUSTER_COLOURS[clusters % len(CLUSTER_COLOURS)] * 255).astype(np.uint8), ax, title)
-    handles = [
-        Patch(facecolor=CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], edgecolor="0.3", label=legible(name))
-        for number, name in (names or {}).items()
-        if number in clusters
-    ]
-    if handles:
-        _legend_below(ax, handles, 8)
+    there = {number: name for number, name in (names or {}).items() if number in clusters}
+    written = _write_names(ax, clusters, there, 9)
+    small = [number for number in there if number not in written]
+    if small:
+        _legend_below(ax, [_patch(CLUSTER_COLOURS[n % len(CLUSTER_COLOURS)], there[n]) for n in small], 8)
     return ax
+
+
+def _patch(colour: np.ndarray, name: str) -> Patch:
+    return Patch(facecolor=colour, edgecolor="0.3", label=legible(name))
 
 
 def _legend_below(ax, handles: Sequence, letters: float, columns: int = 2) -> None:
     place = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False, handlelength=1, columnspacing=1)
     ax.legend(handles=handles, fontsize=letters, ncols=min(columns, len(handles)), **place)
+
+
+def _write_names(ax, labels: np.ndarray, names: Mapping[int, str], letters: float) -> list[int]:
+    """Write each label's name at its mask's innermost point, within the picture, clear of the others; tiny masks go without.
+
+    Returns the labels whose names were written.
+    """
+    (height, width), box = labels.shape, ax.get_window_extent()
+    scale = min(box.width / width, box.height / height) * 72 / ax.figure.dpi  # points a pixel, before any layout
+    masks = {label: innermost(labels == label) for label in names}
+    taken: list[tuple[float, float, float, float]] = []
+    written = []
+    for label, (row, column, radius) in sorted(masks.items(), key=lambda item: -item[1][2]):
+        if radius * scale < 0.4 * letters:
+            continue
+        text = "\n".join(textwrap.wrap(names[label], max(6, int(width * scale / (0.66 * letters)))) or [""])
+        lines = text.split("\n")
+        half, tall = 0.33 * letters * max(map(len, lines)), 0.65 * letters * len(lines)
+        x = min(max(column * scale, half), max(half, width * scale - half))
+        steps = sorted(range(-4, 5), key=abs)
+        heights = [min(max(row * scale + step * tall, tall), max(tall, height * scale - tall)) for step in steps]
+        y = next((y for y in heights if not any(_meet((x, y, half, tall), other) for other in taken)), heights[0])
+        taken.append((x, y, half, tall))
+        ax.annotate(
+            legible(text),
+            (column, row),
+            (x - column * scale, row * scale - y),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=letters,
+            weight="bold",
+            color="white",
+            linespacing=1,
+            path_effects=[withStroke(linewidth=0.28 * letters, foreground="0.1")],
+        ).set_in_layout(False)
+        written.append(label)
+    return written
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes, each its centre and half its sides, overlap."""
+    return abs(one[0] - other[0]) < one[2] + other[2] and abs(one[1] - other[1]) < one[3] + other[3]
+
+
+def _outline(ax, mask: np.ndarray, colour: str, width: float) -> None:
+    """A line round a mask, also where it meets the picture's edge; with a dark rim, so that it shows on any ground.
+
+    Specks and holes of less than a two-thousandth of the picture go without.
+    """
+    limits = ax.get_xlim(), ax.get_ylim()
+    rows, columns = (np.arange(-1, side + 1) for side in mask.shape)
+    whole = ~_without_specks(~_without_specks(np.pad(mask, 1), mask.size / 2000), mask.size / 2000)
+    if whole.any():
+        drawn = ax.contour(columns, rows, whole, levels=[0.5], colors=[colour], linewidths=width)
+        drawn.set_path_effects([withStroke(linewidth=1.8 * width, foreground="0.1")])
+        ax.set(xlim=limits[0], ylim=limits[1])
+
+
+def _without_specks(mask: np.ndarray, least: float) -> np.ndarray:
+    parts, _ = connected_parts(mask)
+    large = np.bincount(parts.ravel()) >= least
+    large[0] = False
+    return large[parts]
+
+
+def _keep_proportions(ax, drawn: np.ndarray, proportions: Sequence[int] | None) -> None:
+    """Stretch a square map to the proportions, (H, W, ...), of the picture that it is of."""
+    if proportions is not None:
+        ax.set_aspect(proportions[0] * drawn.shape[1] / (proportions[1] * drawn.shape[0]))
 
 
 def show_overlay(
@@ -96,31 +210,32 @@ def show_overlay(
     title: str = "",
     legend: bool = True,
     letters: float = 9,
+    truth: np.ndarray | None = None,
 ):
-    """Draw the labelled regions over the picture, with a legend of the names that occur below it.
+    """Draw the labelled regions over the dimmed picture, each with an outline and its name at its innermost point.
 
-    letters: the size of the legend in points.
+    Below it a legend of the names for which a region is too small and, where the truth is given, of the classes that
+    are there and were missed. letters: the size of the names in points; truth: (H, W) labels, 255 for void.
     """
     ax = show_image(overlay(image, labels), ax, title)
-    found = [label for label in np.unique(labels) if label not in (0, 255)]
+    found = [label for label in np.unique(labels) if label not in (0, VOID)]
+    for label in found:
+        _outline(ax, labels == label, "white", 0.11 * letters)
+    written = _write_names(ax, labels, {label: names[label] for label in found}, letters)
+    if not found:
+        style = dict(color="white", fontsize=letters, path_effects=[withStroke(linewidth=2, foreground="0.2")])
+        ax.text(0.5, 0.5, "nothing named", transform=ax.transAxes, ha="center", va="center", **style)
     if legend:
-        handles = [
-            Patch(facecolor=_PALETTE[label] / 255, edgecolor="0.3", label=legible(names[label])) for label in found
-        ]
+        missed = np.setdiff1d([] if truth is None else truth, (0, VOID, *found)).astype(int)
+        handles = [_patch(_PALETTE[label] / 255, names[label]) for label in found if label not in written]
+        handles += [_missed(_PALETTE[label] / 255, names[label]) for label in missed]
         if handles:
             _legend_below(ax, handles, letters, 2 if letters > 7 else 1)  # small letters are for small pictures
-        else:
-            ax.text(
-                0.5,
-                -0.06,
-                "nothing named",
-                transform=ax.transAxes,
-                ha="center",
-                va="top",
-                color=DROPPED,
-                fontsize=letters,
-            )
     return ax
+
+
+def _missed(colour: np.ndarray, name: str) -> Patch:
+    return Patch(facecolor="white", edgecolor=colour, hatch="////", label=legible(f"missed: {name}"))
 
 
 def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=None, columns: int = 90):
@@ -164,19 +279,19 @@ def show_caption(sentence: str, words: Sequence, candidates: Sequence = (), ax=N
     return ax
 
 
-def show_result(image: np.ndarray, result, figure=None):
-    """The figure a paper prints: picture, clusters, named masks with a legend, the caption with its words marked."""
+def show_result(image: np.ndarray, result, figure=None, truth: np.ndarray | None = None):
+    """The figure a paper prints: picture, clusters, named masks, and below them the caption with its words marked.
+
+    truth: (H, W) labels, 255 for void, of which what was missed is listed.
+    """
     figure = figure or plt.figure(figsize=(9.5, 4.4))
     grid = figure.add_gridspec(
-        2, 3, height_ratios=(5, 1), hspace=0.28, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
+        2, 3, height_ratios=(5, 1), hspace=0.2, wspace=0.06, left=0.01, right=0.99, top=0.93, bottom=0.02
     )
     show_image(image, figure.add_subplot(grid[0, 0]), "picture")
-    show_clusters(
-        result.clusters, figure.add_subplot(grid[0, 1]), f"{result.clusters.max() + 1} clusters of UNet features"
-    )
-    show_overlay(
-        image, result.labels, result.names, figure.add_subplot(grid[0, 2]), f"named masks ({result.recipe.name})"
-    )
+    clusters, middle, right = result.clusters, figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[0, 2])
+    show_clusters(enlarged(clusters, *image.shape[:2]), middle, f"{clusters.max() + 1} clusters of UNet features")
+    show_overlay(image, result.labels, result.names, right, f"named masks ({result.recipe.name})", truth=truth)
     show_caption(result.caption, result.words, result.candidates, figure.add_subplot(grid[1, :]), columns=92)
     return figure
 
@@ -190,7 +305,9 @@ def gallery(
     columns: int = 5,
     width: float | None = None,
 ):
-    """Pictures in rows, each above its truth (where given) and its named masks with their legend; returns the figure.
+    """Pictures in rows, each above its truth (where given) and its named masks; returns the figure.
+
+    Where the truth is given, a legend says what was missed.
 
     width: of the figure in inches, 1.9 a column by default; letters shrink with it.
     """
@@ -221,7 +338,8 @@ def gallery(
                 show_overlay(
                     images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False
                 )
-            show_overlay(images[number], predictions[number], names, column[-1], letters=letters)
+            truth = truths[number] if len(truths) else None
+            show_overlay(images[number], predictions[number], names, column[-1], letters=letters, truth=truth)
     return figure
 
 
@@ -259,7 +377,7 @@ def show_mask(image: np.ndarray, mask: np.ndarray, ax=None, title: str = ""):
     grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
     ax = show_image(np.where(mask[..., None], image, 0.3 * grey + 160).astype(np.uint8), ax, title)
     if mask.any() and not mask.all():
-        ax.contour(mask, levels=[0.5], colors=[OUTLINE], linewidths=1.5)
+        _outline(ax, mask, OUTLINE, 1.5)
     return ax
 
 
@@ -272,13 +390,15 @@ def show_map(
     limits: tuple[float | None, float | None] = (None, None),
     scale: bool = True,
     cmap: str = "viridis",
+    proportions: Sequence[int] | None = None,
 ):
     """Draw one number a pixel, (H, W), as colours, with their scale unless told otherwise.
 
-    `point` (row, column) is marked.
+    `point` (row, column) is marked; proportions: the shape of the picture that a square map is of.
     """
     ax = ax or plt.subplots()[1]
     drawn = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+    _keep_proportions(ax, values, proportions)
     if scale:
         ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label=unit)
     if point is not None:
@@ -319,11 +439,12 @@ def show_stages(
     axes = figure.subplots(1, 5 if truth is None else 6)
     show_image(image, axes[0], "picture")
     show_image(principal_colours([maps])[0], axes[1], "features (PCA)")
-    show_clusters(result.clusters, axes[2], f"{result.clusters.max() + 1} clusters")
-    show_overlay(image, result.coarse, result.names, axes[3], "named")
-    show_overlay(image, result.labels, result.names, axes[4], "refined")
+    _keep_proportions(axes[1], maps[0], image.shape)
+    show_clusters(enlarged(result.clusters, *image.shape[:2]), axes[2], f"{result.clusters.max() + 1} clusters")
+    show_overlay(image, result.coarse, result.names, axes[3], "named", letters=8)
+    show_overlay(image, result.labels, result.names, axes[4], "refined", letters=8, truth=truth)
     if truth is not None:
-        show_overlay(image, np.where(truth == 255, 0, truth), result.names, axes[5], "truth")
+        show_overlay(image, np.where(truth == 255, 0, truth), result.names, axes[5], "truth", letters=8)
     figure.suptitle(legible(textwrap.fill(" | ".join(filter(None, (title, f'"{result.caption}"'))), 150)), fontsize=10)
     return figure
 
@@ -362,12 +483,13 @@ def _as_colours(colours: np.ndarray) -> np.ndarray:
     return CLUSTER_COLOURS[colours % len(CLUSTER_COLOURS)] if colours.ndim == 1 else colours / 255
 
 
-def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.55):
-    """Draw the picture tinted by its clusters, (h, w) uint8, enlarged as masks are, with their borders."""
+def show_clusters_on(image: np.ndarray, clusters: np.ndarray, ax=None, title: str = "", strength: float = 0.6):
+    """Draw the picture in grey, tinted by its clusters, (h, w) integers, enlarged as masks are, with their borders."""
     from skimage.segmentation import mark_boundaries
 
     regions = enlarged(clusters, *image.shape[:2])
-    tinted = (1 - strength) * image / 255 + strength * CLUSTER_COLOURS[regions % len(CLUSTER_COLOURS)]
+    grey = 0.3 * image / 255 + 0.7 * image.mean(axis=2, keepdims=True) / 255
+    tinted = (1 - strength) * grey + strength * CLUSTER_COLOURS[regions % len(CLUSTER_COLOURS)]
     return show_image(
         (255 * mark_boundaries(tinted, regions, color=(1, 1, 1), mode="inner")).astype(np.uint8), ax, title
     )
@@ -417,11 +539,13 @@ def picture_grid(
     figure=None,
     limits: tuple | None = None,
     unit: str = "",
+    proportions: Sequence[int] | None = None,
 ):
     """Rows of pictures, (H, W, 3) uint8, and maps, (h, w) float, with titles at the left and above; returns the figure.
 
     columns: titles above the first row, or a list of titles a row. Each map is coloured from its own least to its own
     greatest value, or all from `limits`, with a colour bar that carries the `unit`. Rows may be of different lengths.
+    proportions: the shape of the picture that all are of, where they were made square.
     """
     width = max(map(len, cells))
     figure = figure or plt.figure(
@@ -440,6 +564,7 @@ def picture_grid(
                 drawn = ax.imshow(
                     cell, interpolation="nearest", cmap="viridis", **dict(zip(("vmin", "vmax"), limits or ()))
                 )
+            _keep_proportions(ax, cell, proportions)
         if len(rows):
             axes[i, 0].text(
                 -0.06, 0.5, rows[i], transform=axes[i, 0].transAxes, rotation=90, ha="right", va="center", fontsize=9

@@ -24,6 +24,8 @@ from PIL import Image
 from fsdlib.project import NOTEBOOKS, REPORTS, write_atomically
 
 WIDTH = 360  # pixels of an index picture
+LARGE = 80_000  # bytes of a figure, above which it is no longer kept as PNG
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # Where the notebooks' tens change, the index begins a new part.
 PARTS = ("The walk", "Deep dives", "Evaluation", "Reports", "Hands on", *[""] * 4, "Where the small models come from")
 
@@ -56,20 +58,43 @@ def page_of(path: Path) -> Page:
     return Page(path.stem, title.removeprefix("# ").strip(), question, base64.b64decode(picture) if picture else None)
 
 
-def strip_widget_state(path: Path) -> None:
-    """Take the state of sliders out of an executed notebook: large, useless without a kernel, and shown by a static figure beside each.
+def tidy(path: Path) -> None:
+    """Make an executed notebook fit to be kept: without what sliders leave behind, and with figures as small as they can be sharp.
 
-    An output that is HTML too, for where no kernel is, keeps only that.
+    A slider's state is large and useless without a kernel, and so is the line of text that stands for it; a still figure
+    is beside each. An output that is HTML too keeps that. Figures come from the notebook in twice the pixels that they are shown with.
     """
-    notebook = nbformat.read(path, as_version=4)
-    before = nbformat.writes(notebook)
+    text = path.read_text()
+    notebook = nbformat.reads(text, as_version=4)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if "text/html" in output.get("data", {}):
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
-    if nbformat.writes(notebook) != before:
-        write_atomically(path, nbformat.writes(notebook) + "\n")
+        if cell.cell_type == "code":
+            known = [output.get("data", {}) for output in cell.outputs]
+            cell.outputs = [o for o, data in zip(cell.outputs, known) if WIDGET not in data or "text/html" in data]
+            for output in cell.outputs:
+                output.get("data", {}).pop(WIDGET, None)
+                _shrink(output)
+    tidied = nbformat.writes(notebook) + "\n"
+    if tidied != text:
+        write_atomically(path, tidied)
+
+
+def _shrink(output: nbformat.NotebookNode) -> None:
+    """A PNG in 128 colours, or, where that is still large (photographs, noise), a JPEG, shown in the same size."""
+    if "image/png" not in output.get("data", {}):
+        return
+    drawn = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
+    if drawn.mode == "P":
+        return  # it was done before
+    drawn, buffer, kind = drawn.convert("RGB"), io.BytesIO(), "image/png"
+    drawn.quantize(128, kmeans=2, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    if len(buffer.getvalue()) > LARGE:
+        buffer, kind = io.BytesIO(), "image/jpeg"
+        smaller = drawn.resize((5 * drawn.width // 8, 5 * drawn.height // 8), Image.Resampling.LANCZOS)
+        smaller.save(buffer, "JPEG", quality=65, optimize=True, progressive=True)
+        output.data.pop("image/png")
+        output.metadata[kind] = output.metadata.pop("image/png", {})
+    output.data[kind] = base64.b64encode(buffer.getvalue()).decode()
 
 
 def write_index(folder: Path = NOTEBOOKS) -> Path:
@@ -184,7 +209,7 @@ if __name__ == "__main__":
         help="leave it at the notebooks themselves, notebooks/README.md and its pictures",
     )
     for path in NOTEBOOKS.glob("*.ipynb"):
-        strip_widget_state(path)
+        tidy(path)
     write_index()
     if not parser.parse_args().index:
         print(f"the book: {build()[0]}")

@@ -1,8 +1,11 @@
+import base64
+import io
 import re
 
 import nbformat
+import numpy as np
 import pytest
-from book import WIDTH, as_html, build, page_of, write_index
+from book import LARGE, WIDTH, as_html, build, page_of, tidy, write_index
 from bs4 import BeautifulSoup
 from PIL import Image
 
@@ -88,6 +91,39 @@ def test_dollars_of_code_and_of_money_are_no_formulas():
 def test_what_a_page_would_load_is_noticed():
     page = '<script src="https://a"></script><link href="https://b"><img src="data:c"><style>@import "https://d"; e {f: url(https://g)}</style><a href="https://h">'
     assert loaded(BeautifulSoup(page, "html.parser")) == ["https://a", "https://b", "https://d", "https://g"]
+
+
+def png(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_figures_are_kept_as_small_as_they_can_be_sharp_and_sliders_leave_nothing(tmp_path):
+    chart = np.zeros((400, 600, 3), np.uint8)
+    chart[:, 300:] = (27, 108, 168)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    shown = dict(width=300, height=200)
+    outputs = [
+        nbformat.v4.new_output("display_data", {"image/png": png(pixels)}, metadata={"image/png": shown})
+        for pixels in (chart, noise)
+    ]
+    slider = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "interactive(children=())"}
+    outputs.append(nbformat.v4.new_output("display_data", slider))
+    cell = nbformat.v4.new_code_cell("draw()", outputs=outputs)
+    path = tmp_path / "05_some.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=dict(widgets={"state": 1})), path)
+    tidy(path)
+    tidied = nbformat.read(path, as_version=4)
+    (first, second), (kept, small) = tidied.cells[0].outputs, (o.data for o in tidied.cells[0].outputs)
+    assert "widgets" not in tidied.metadata and [*kept, *small] == ["image/png", "image/jpeg"]
+    assert first.metadata == {"image/png": shown} and second.metadata == {"image/jpeg": shown}
+    exact = Image.open(io.BytesIO(base64.b64decode(kept["image/png"]))).convert("RGB")
+    assert np.array_equal(exact, chart) and len(kept["image/png"]) < LARGE
+    assert Image.open(io.BytesIO(base64.b64decode(small["image/jpeg"]))).size == (375, 250)
+    before = path.stat().st_mtime_ns
+    tidy(path)
+    assert path.stat().st_mtime_ns == before  # what is tidy is left alone
 
 
 @pytest.mark.slow  # renders every notebook

@@ -18,7 +18,9 @@ from fsdlib.figures import (
     REMOVED,
     caption_strip,
     gallery,
+    innermost,
     label_colours,
+    numbered_alike,
     overlay,
     picture_grid,
     principal_colours,
@@ -54,18 +56,113 @@ def test_the_overlay_tints_labelled_pixels_with_their_colour_and_only_those():
     assert len(np.unique(tinted[[0, 1, 1], [0, 0, 1]], axis=0)) == 1
 
 
-def test_the_legend_names_what_the_label_map_holds():
+def written(ax) -> dict[str, tuple[int, int]]:
+    """The names on the masks, each with the pixel, (column, row), that it is written at."""
+    return {text.get_text(): text.xy for text in ax.texts if hasattr(text, "xy")}
+
+
+def listed(ax) -> list[str]:
+    """The legend's texts."""
+    return [text.get_text() for text in ax.get_legend().get_texts()] if ax.get_legend() else []
+
+
+NAMES = ("background", "cat", "dog", "bird", "cow")
+MAP = np.zeros(
+    (60, 90), np.uint8
+)  # a large cat in the shape of an L, whose middle is not in it; a dog at the edge; a speck of a bird
+MAP[5:55, 5:20] = 1
+MAP[45:55, 5:70] = 1
+MAP[10:40, 60:90] = 2
+MAP[2, 40] = 3
+MAP[:, 30:32] = 255
+
+
+def test_a_name_stands_on_its_mask_and_a_tiny_mask_is_named_below():
+    ax = show_overlay(np.zeros((60, 90, 3), np.uint8), MAP, NAMES, letters=12)
+    assert {name: MAP[row, column] for name, (column, row) in written(ax).items()} == {"cat": 1, "dog": 2}
+    assert listed(ax) == ["bird"]
+
+
+def test_the_innermost_point_is_the_deepest_and_of_several_the_one_in_the_middle():
+    assert innermost(MAP == 2) == (24, 74, 15.0)  # 15 pixels from the mask's sides, one of which is the picture's
+    row, column, depth = innermost(MAP == 1)
+    assert MAP[row, column] == 1 and depth > 7.5  # in the corner of the L, deeper than its arms are half wide
+
+
+def test_names_are_drawn_within_the_picture_and_clear_of_each_other():
+    labels = np.repeat(np.array([[1, 2]], np.uint8), 20, axis=0).repeat(10, axis=1)
     ax = show_overlay(
-        np.zeros((4, 4, 3), np.uint8), np.array([[0, 2, 2, 255]] * 4, np.uint8), ("background", "cat", "dog")
+        np.zeros((20, 20, 3), np.uint8), labels, ("", "a long-haired cat", "a short-haired dog"), letters=30
     )
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["dog"]
+    ax.figure.canvas.draw()
+    one, other = (text.get_window_extent() for text in ax.texts)
+    inside = ax.get_window_extent().padded(3)
+    assert not one.overlaps(other)
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 for box in (one, other))
 
 
-def test_the_legend_of_a_cluster_map_names_the_clusters_that_are_in_it():
+def test_what_is_there_and_was_missed_is_listed_and_void_is_not():
+    truth = np.where(MAP == 2, 4, MAP)
+    image = np.zeros((60, 90, 3), np.uint8)
+    assert listed(show_overlay(image, np.where(MAP == 3, 0, MAP), NAMES, truth=truth)) == [
+        "missed: bird",
+        "missed: cow",
+    ]
+    assert listed(show_overlay(image, MAP, NAMES, truth=MAP, letters=12)) == ["bird"]
+    assert listed(show_overlay(image, MAP, NAMES, truth=truth, legend=False)) == []
+
+
+def test_masks_have_an_outline_that_parts_them_from_the_rest_and_specks_have_none():
+    labels = np.zeros((60, 90), np.uint8)
+    labels[10:40, 60:90] = 2  # at the picture's right edge
+    labels[5, 5] = 2
+    ax = show_overlay(np.zeros((60, 90, 3), np.uint8), labels, NAMES)
+    (outline,) = ax.collections
+    corners = np.concatenate([path.vertices for path in outline.get_paths()])
+    assert corners.min(axis=0).tolist() == [59.5, 9.5] and corners.max(axis=0).tolist() == [89.5, 39.5]
+    assert ax.get_xlim() == (-0.5, 89.5) and ax.get_ylim() == (59.5, -0.5)  # the picture fills its axes as before
+    ax.figure.canvas.draw()
+    drawn = np.asarray(ax.figure.canvas.buffer_rgba())[..., :3]
+    x, y = ax.transData.transform((59.5, 25))
+    around = drawn[len(drawn) - int(y), int(x) - 3 : int(x) + 4]
+    assert around.max() > 200 and around.min() < 60  # a light line with a dark rim
+
+
+def test_a_class_has_one_colour_in_every_figure():
+    image, alone = np.full((60, 90, 3), 90, np.uint8), np.zeros((60, 90), np.uint8)
+    alone[45:55, 5:70] = 1
+    assert np.array_equal(overlay(image, alone)[50, 10], overlay(image, MAP)[50, 10])
+
+
+def test_clusters_keep_their_numbers_as_k_grows():
+    two = np.repeat(np.array([[0] * 6 + [1] * 6]), 4, axis=0)
+    three = np.repeat(np.array([[2] * 4 + [1] * 2 + [0] * 6]), 4, axis=0)  # the left one loses a part
+    four = np.repeat(np.array([[3] * 4 + [0] * 2 + [1] * 4 + [2] * 2]), 4, axis=0)  # and then the right one
+    first, second, third = numbered_alike([two, three, four])
+    assert first[0].tolist() == [0] * 6 + [1] * 6
+    assert second[0].tolist() == [0] * 4 + [2] * 2 + [1] * 6
+    assert third[0].tolist() == [0] * 4 + [2] * 2 + [1] * 4 + [3] * 2
+    again = numbered_alike([four, two])[1]  # fewer clusters than before: each takes the number of its larger part
+    assert again[0].tolist() == [3] * 6 + [1] * 6
+
+
+def test_the_names_of_clusters_stand_on_them_or_below_where_they_are_too_small():
     ax = show_clusters(np.array([[0, 2]]), names={0: "tree", 1: "dog", 2: "bird"})
-    told = {h.get_label(): h.get_facecolor()[:3] for h in ax.get_legend().get_patches()}
-    assert [*told] == ["tree", "bird"] and np.allclose(told["bird"], CLUSTER_COLOURS[2])
-    assert show_clusters(np.array([[0, 2]])).get_legend() is None
+    assert written(ax) == {"tree": (0, 0), "bird": (1, 0)} and listed(ax) == []
+    clusters = np.zeros((99, 99), int)
+    clusters[0, 0] = 2
+    ax = show_clusters(clusters, names={0: "tree", 2: "bird"})
+    (patch,) = ax.get_legend().get_patches()
+    assert [*written(ax)] == ["tree"] and listed(ax) == ["bird"]
+    assert np.allclose(patch.get_facecolor()[:3], CLUSTER_COLOURS[2])
+
+
+def test_square_maps_of_a_wide_picture_are_drawn_as_wide():
+    image, square = np.zeros((20, 60, 3), np.uint8), np.zeros((8, 8))
+    ax = show_map(square, proportions=image.shape)
+    assert ax.get_aspect() == pytest.approx(1 / 3)
+    figure = picture_grid([[image, square]], proportions=image.shape)
+    assert [ax.get_aspect() for ax in figure.axes] == pytest.approx([1, 1 / 3])
 
 
 def test_a_picture_with_nothing_named_says_so():
@@ -83,6 +180,21 @@ def test_a_gallery_has_a_panel_for_every_picture_truth_and_prediction():
     images, maps = [np.zeros((4, 4, 3), np.uint8)] * 3, [np.zeros((4, 4), np.uint8)] * 3
     figure = gallery(images, maps, ("background",), maps, columns=2)
     assert sum(bool(ax.images) for ax in figure.axes) == 9
+
+
+def test_a_gallery_and_the_strip_of_stages_list_what_was_missed_where_the_truth_is_given():
+    image = np.zeros((60, 90, 3), np.uint8)
+    result = SimpleNamespace(
+        names=NAMES, caption="", clusters=np.eye(2, dtype=int), coarse=MAP, labels=np.zeros_like(MAP)
+    )
+    strip = show_stages(image, result, np.random.default_rng(0).random((5, 2, 2), np.float32), MAP).axes
+    assert listed(strip[4]) == ["missed: cat", "missed: dog", "missed: bird"]
+    assert [ax.get_aspect() for ax in strip[:2]] == pytest.approx([1, 2 / 3])  # square features of a wide picture
+    assert strip[2].images[0].get_array().shape == image.shape  # and its clusters, enlarged to it
+    panels = gallery([image], [np.where(MAP == 1, 0, MAP)], NAMES, [MAP], columns=1).axes
+    assert "missed: cat" in listed(panels[-1]) and listed(gallery([image], [MAP], NAMES, columns=1).axes[-1]) != [
+        "missed: cat"
+    ]
 
 
 def test_principal_colours_part_what_the_features_part():

@@ -87,7 +87,7 @@ def test_the_walk_asks_shows_and_sets_exercises(path):
         for cell in notebook.cells
         if cell.cell_type == "code"
         for output in cell.outputs
-        if "image/jpeg" in output.get("data", {})
+        if {"image/png", "image/jpeg"} & set(output.get("data", {}))
     ]
     assert len(figures) >= 4 and len(" ".join(prose).split()) >= 1000
 
@@ -99,6 +99,20 @@ def test_the_walk_is_whole_and_small():
 
 def test_no_widget_state_is_committed(notebook):
     assert "widgets" not in notebook.metadata
+
+
+def test_no_notebook_shows_what_an_object_is_called_in_place_of_a_figure(notebook):
+    """No `<Axes ...>`, no `interactive(children=...`: what a cell ends with is a table, a text or a figure."""
+    shown = [
+        output.data["text/plain"].strip()
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/plain" in output.get("data", {}) and not {"image/png", "image/jpeg"} & set(output.data)
+    ]
+    called = re.compile(r"<(?:Axes|Figure|matplotlib|seaborn)|Text\(|interactive\(|\[?<[\w.]+ object at")
+    assert not [text for text in shown if called.search(text)]
+    assert "jupyter.widget-view" not in nbformat.writes(notebook)
 
 
 def execute(name: str, tmp_path, **parameters):

@@ -102,9 +102,11 @@ def test_galleries_legends_and_charts_are_drawn_to_the_letter(tmp_path):
     names = ["background", *CLASSES]
     labels, image = np.arange(7, dtype=np.uint8).reshape(1, 7), np.zeros((1, 7, 3), np.uint8)
     axes = figures.show_overlay(image, labels, names, title="$a$ 🐈 $")
-    assert seen(axes.get_legend().get_texts()) == DRAWN and seen([axes.title]) == ["$a$ [cat] $"]
+    assert seen(axes.texts) == DRAWN and seen([axes.title]) == ["$a$ [cat] $"]
+    small = figures.show_overlay(image, labels, names, letters=300)
+    assert seen(small.get_legend().get_texts()) == DRAWN
     clusters = figures.show_clusters(labels, names=dict(enumerate(CLASSES)))
-    assert seen(clusters.get_legend().get_texts()) == DRAWN
+    assert seen(clusters.texts) == DRAWN
     figures.gallery([image], [labels], names, titles=["$a$\n🐈 $"]).savefig(tmp_path / "gallery.png")
     assert set(seen(show_class_iou(dict.fromkeys(CLASSES, 0.5), title="$a$ 🐈 $").get_yticklabels())) == set(DRAWN)
     assert seen(show_scores(dict.fromkeys(CLASSES, 0.5)).get_yticklabels()) == DRAWN

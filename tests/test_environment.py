@@ -117,5 +117,5 @@ def test_what_runs_before_a_commit_is_local_and_what_make_check_runs():
 )
 def test_pages_speak_only_of_targets_that_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    spoken = set(re.findall(r"(?:`|^    )make ([a-z]+)\b", (ROOT / page).read_text(), re.M))
+    spoken = set(re.findall(r"(?:`|^    )make ([a-z-]+)\b", (ROOT / page).read_text(), re.M))
     assert spoken and spoken <= targets

@@ -86,15 +86,23 @@ def _shrink(output: nbformat.NotebookNode) -> None:
     drawn = Image.open(io.BytesIO(base64.b64decode(output.data["image/png"])))
     if drawn.mode == "P":
         return  # it was done before
-    drawn, buffer, kind = drawn.convert("RGB"), io.BytesIO(), "image/png"
-    drawn.quantize(128, kmeans=2, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    if len(buffer.getvalue()) > LARGE:
-        buffer, kind = io.BytesIO(), "image/jpeg"
+    drawn, kind = drawn.convert("RGB"), "image/png"
+    kept = _written(drawn.quantize(128, dither=Image.Dither.NONE), "PNG", optimize=True)
+    if len(kept) <= LARGE:  # then colours that fit better are worth their time: small marks keep theirs
+        kept = _written(drawn.quantize(128, kmeans=2, dither=Image.Dither.NONE), "PNG", optimize=True)
+    else:
+        kind = "image/jpeg"
         smaller = drawn.resize((5 * drawn.width // 8, 5 * drawn.height // 8), Image.Resampling.LANCZOS)
-        smaller.save(buffer, "JPEG", quality=65, optimize=True, progressive=True)
+        kept = _written(smaller, "JPEG", quality=65, optimize=True, progressive=True)
         output.data.pop("image/png")
         output.metadata[kind] = output.metadata.pop("image/png", {})
-    output.data[kind] = base64.b64encode(buffer.getvalue()).decode()
+    output.data[kind] = base64.b64encode(kept).decode()
+
+
+def _written(picture: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def write_index(folder: Path = NOTEBOOKS) -> Path:
@@ -120,9 +128,7 @@ def write_index(folder: Path = NOTEBOOKS) -> Path:
 def _small(picture: bytes) -> bytes:
     small = Image.open(io.BytesIO(picture)).convert("RGB")
     small.thumbnail((WIDTH, WIDTH))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return _written(small, "JPEG", quality=85)
 
 
 class _Renderer(IPythonRenderer):

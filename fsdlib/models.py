@@ -619,7 +619,7 @@ class Denoiser(torch.nn.Module):
 
 
 class StraightNoise:
-    """The noise of models that learned a flow: on the straight line from the picture to the noise (arXiv 2403.03206, eq. 13)."""
+    """The noise of models that learned a flow: on the straight line from the picture to the noise (arXiv 2403.03206)."""
 
     def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """clean and noise: of one shape, a latent a timestep; timesteps: 0, all picture, to 1000, all noise."""

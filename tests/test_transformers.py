@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,15 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 from fsdlib.backbones import TransformerMaps, attention_tap, check_backbone
 from fsdlib.features import image_seed
 from fsdlib.measure.groupings import of_photographs
-from fsdlib.models import BACKBONES, ModelUnavailable, StraightNoise, load_transformer, sources
+from fsdlib.models import (
+    BACKBONES,
+    Denoiser,
+    DiffusionTransformer,
+    ModelUnavailable,
+    StraightNoise,
+    load_transformer,
+    sources,
+)
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI
 from fsdlib.recipe import PAPER
@@ -92,6 +101,34 @@ def test_places_have_channels_and_stride(network):
     assert network.places == [
         f"transformer.transformer_blocks.{n}.{attention} (24 channels, stride 4)" for n in range(3)
     ]
+
+
+@pytest.mark.parametrize(
+    "kind, options, place",
+    [
+        (
+            PixArtTransformer2DModel,
+            dict(num_layers=28, num_attention_heads=16, attention_head_dim=72, caption_channels=4096),
+            "transformer.transformer_blocks.14.attn1 (1152 channels, stride 16)",
+        ),
+        (
+            SD3Transformer2DModel,
+            dict(num_layers=24, num_attention_heads=24, attention_head_dim=64, caption_projection_dim=1536),
+            "transformer.transformer_blocks.12.attn (1536 channels, stride 16)",
+        ),
+    ],
+)
+def test_places_of_the_published_sizes(kind, options, place):
+    """The published transformers' shapes, without numbers, behind an autoencoder of stride 8."""
+    with torch.device("meta"):
+        unet = Denoiser(kind(sample_size=128, patch_size=2, **options))
+    encoder = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)))
+    network = DiffusionTransformer(unet, encoder, [], [], None)
+    assert network.side == 1024 and network.places[attention_block(network)] == place
+
+
+def attention_block(network):
+    return int(attention_tap(network).module.split(".")[2])
 
 
 def test_the_middle_block_is_read_where_none_is_named_and_one_that_is_not_there_is_refused(network):
@@ -189,7 +226,9 @@ def test_pixart_is_told_nothing_as_its_pipeline_tells_it(tmp_path):
     latent, times = torch.randn(1, 4, 16, 16), torch.tensor([100])
     both = [network.unet(latent, times, **one).sample for one in (theirs, network.condition("", 1))]
     assert torch.allclose(*both, atol=1e-4)
-    with pytest.raises(ValueError, match="PixArt is read under no prompt, and 'a dog' is one: leave it empty, or take sd3"):
+    with pytest.raises(
+        ValueError, match="PixArt is read under no prompt, and 'a dog' is one: leave it empty, or take sd3"
+    ):
         network.condition("a dog", 1)
 
 
@@ -219,7 +258,9 @@ def test_tensors_that_are_missing_and_other_kinds_are_refused(tmp_path):
 
 
 def test_the_wrong_kind_of_backbone_is_answered_with_the_right_ones(mini, models, scene):
-    with pytest.raises(ValueError, match="no diffusion transformer to read: load them with backbone= one of pixart, sd3"):
+    with pytest.raises(
+        ValueError, match="no diffusion transformer to read: load them with backbone= one of pixart, sd3"
+    ):
         TransformerMaps().read([scene.image], mini)
     with pytest.raises(ValueError, match="no backbone to read: load them with backbone= one of scenes-mae, "):
         PAPER.with_changes({"features": "network"}).features.read([scene.image], models)
@@ -246,4 +287,5 @@ def test_features_and_backbone_must_belong_together(name):
 
 def test_they_stand_beside_other_backbones_on_photographs(models, network):
     found = of_photographs({"one": (models, None)})
-    assert list(found)[0] == f"one, {network.places[1]}" and isinstance(found[list(found)[0]][0], TransformerMaps)
+    name, (way, _) = next(iter(found.items()))
+    assert name == f"one, {network.places[1]}" and isinstance(way, TransformerMaps)

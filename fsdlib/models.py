@@ -1,7 +1,7 @@
 """WHICH weights: the table of model sets, how they come from a folder or the hub, and what they offer to the stages.
 
 A model set is a captioner (BLIP), a diffusion model (Stable Diffusion's family) and a CLIP, and where it is asked for a
-backbone: a vision network of timm's whose features stand in the UNet's place. Every part is read from a folder in the
+backbone: a vision network of timm's, or a diffusion transformer, whose features stand in the UNet's place. Every part is read from a folder in the
 hub's own layout, so that the embedded models and the big ones go through the same lines. Only safetensors
 are read; nothing is unpickled and no code of a repository is run. HF_HOME and HF_HUB_OFFLINE are respected.
 """
@@ -1183,7 +1183,8 @@ class ModelSet:
 
     dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere. store: a
     folder in which captions, latents and encoded class lists are kept (see `fsdlib.store`), for the next recipe. backbone:
-    a name in BACKBONES, with "-untrained" after it for the same network with random numbers; none by default.
+    a name in BACKBONES, with "-untrained" after it for the same network with random numbers, but for diffusion transformers;
+    none by default.
     """
 
     name: str = "mini"

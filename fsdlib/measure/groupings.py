@@ -315,12 +315,13 @@ if __name__ == "__main__":
         "--models", nargs="+", default=[], choices=MODEL_SETS, help="model sets whose UNets see photographs too"
     )
     asked = parser.parse_args()
-    content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
-    content["about"] = ABOUT
 
     def keep(name: str, images: int | list[str], identity: dict, rows: pd.DataFrame, order: Sequence[str] = ()) -> None:
         print(f"{name}: {images} pictures\n{rows.round(3).to_string(index=False)}")
         told = rows.assign(told_classes=[one.startswith(TOLD_CLASSES) for one in rows.features])
+        # read only now, since another process may have measured other rows meanwhile
+        content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+        content["about"] = ABOUT
         old = content[name]["rows"] if order else []
         content[name] = dict(images=images, models=identity, rows=joined(old, as_rows(told), order or [*rows.features]))
         write_atomically(KEPT, json.dumps(content, indent=1) + "\n")

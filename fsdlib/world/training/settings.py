@@ -32,7 +32,7 @@ class Settings(BaseModel):
     unet_every: PositiveInt = 200  # steps from one validation and checkpoint of the UNet to the next
     unet_monitor_every: PositiveInt = 1_000  # steps, a multiple of unet_every, from one measurement of it to the next
     unet_probes: PositiveInt = 60  # train scenes that no part learns from, on which its features are measured
-    selfsupervised_steps: PositiveInt = 1_000
+    selfsupervised_steps: PositiveInt = 380
     selfsupervised_scenes: PositiveInt = 8_000  # drawn for it alone, so that it waits for no others
     clip_batch: PositiveInt = 64
     vision_batch: PositiveInt = 128

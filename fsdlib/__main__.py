@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # torch takes seconds to import, which --help and a slip in the command line need not wait for
     from tqdm import tqdm
 
+    from fsdlib.backbones import check_backbone
     from fsdlib.models import ModelUnavailable, load_models, sources
     from fsdlib.pipeline import as_array, segment
     from fsdlib.recipe import get_recipe, parse_change
@@ -34,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         pictures = list(_pictures(asked.pictures))
         _check_outputs(pictures, asked.out)
-        sources(asked.models)
+        sources(asked.models, backbone=asked.backbone)
         recipe = get_recipe(asked.recipe)
         if asked.set:
             recipe = recipe.with_changes(dict(map(parse_change, asked.set)))
+        check_backbone(recipe.features, asked.backbone)
         vocabulary = Vocabulary.of(asked.words) if asked.words else None
     except ValueError as error:
         parser.error(_one_sentence(error))
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for picture in tqdm(pictures, unit="picture") if len(pictures) > 1 else pictures:
         try:
             image = as_array(picture)
-            models = models or load_models(asked.models)
+            models = models or load_models(asked.models, backbone=asked.backbone)
             result = segment(image, models, recipe, vocabulary, asked.seed)
             overlay = _save(image, result, asked.out / picture.stem)
         except ModelUnavailable as error:
@@ -78,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         "--words", metavar='"CAT, SOFA"', type=_names, help="names to choose from; without it the caption names"
     )
     parser.add_argument("--models", default="mini", help="which weights: mini (the default), sd14, ...")
+    parser.add_argument(
+        "--backbone",
+        help="a network whose features take the UNet's place, with --set features=network: scenes-mae, dinov2, ...",
+    )
     parser.add_argument(
         "--recipe", default="best", help="how they are used: best (the default), fast, paper, diffcut, sclip, ..."
     )

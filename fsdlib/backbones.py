@@ -1,7 +1,7 @@
 """Other models' features in the place of the UNet's: whose features group objects best?
 
-Each reads maps of a picture as `UNetFeatures` does, so that any recipe takes them: `features` is then "network", "clip",
-"captioner", "latents" or "colours". The paper compares backbones and shows no code for it; what is read where is our own
+Each reads maps of a picture as `UNetFeatures` does, so that any recipe takes them: `features` is then "network",
+"transformer", "clip", "captioner", "latents" or "colours". The paper compares backbones and shows no code for it; what is read where is our own
 choice.
 """
 
@@ -11,10 +11,21 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from fsdlib.features import Features, latents, spanned, stack
-from fsdlib.models import BACKBONES, Captioner, Clip, Models, Network, check_pictures, finite
+from fsdlib.features import Features, Tap, features, image_seed, latents, spanned, stack
+from fsdlib.models import (
+    BACKBONES,
+    UNTRAINED,
+    Captioner,
+    Clip,
+    DiffusionTransformer,
+    Models,
+    Network,
+    check_pictures,
+    finite,
+    is_transformer,
+)
 
 
 class Backbone(Features):
@@ -39,12 +50,73 @@ class NetworkMaps(Backbone):
     )
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
-        if models.backbone is None:
-            raise ValueError(
-                f"these models have no backbone to read: load them with backbone= one of {', '.join(BACKBONES)}"
-            )
+        if not isinstance(models.backbone, Network):
+            raise ValueError(f"these models have no {_lacking(False)}")
         found = network_maps(images, models.backbone, self.layer, self.side)
         return [models.backbone.places[self.layer]], [found]
+
+
+class TransformerMaps(Backbone):
+    """What a diffusion transformer's attention holds when the noised latent passes: `load_models(..., backbone="pixart")`.
+
+    Read in the middle of its blocks, at a tenth of the noise, as published findings suggest for such models; the block, the
+    timestep and the rest are options, and nothing was measured here with real weights.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    block: int | None = Field(None, description="whose attention is read, -1 for the last; the middle one by default")
+    of: Literal["queries", "keys"] = Field("queries", description="what is read of it, before any normalisation")
+    timestep: NonNegativeInt = Field(100, le=999, description="at which the latent is noised, 0 to 999")
+    prompt: str = Field("", description="what conditions the transformer; PixArt takes none")
+    noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
+
+    def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
+        network = models.backbone
+        if not isinstance(network, DiffusionTransformer):
+            raise ValueError(f"these models have no {_lacking(True)}")
+        tap = self.tap(network)
+        seeds = [image_seed(image, "noise", seed) for image in images]
+        passed = latents(images, network, seed) - np.float32(network.shift)
+        (found,) = features(passed, network, [tap], seeds, self.timestep, self.prompt, self.noise_samples)
+        return [place(tap.module, found, network.side)], [found]
+
+    def tap(self, network: DiffusionTransformer) -> Tap:
+        """Where the queries or keys are made; raises ValueError for a block that is not there."""
+        count = network.blocks
+        block = count // 2 if self.block is None else self.block
+        if not -count <= block < count:
+            raise ValueError(
+                f"block {block} is asked of a transformer that has {count}: give {-count} to {count - 1}, or none for the middle"
+            )
+        return Tap(f"{network.attention(block % count)}.{dict(queries='to_q', keys='to_k')[self.of]}", network.grid)
+
+
+def check_backbone(chosen: Features, backbone: str | None) -> None:
+    """Raise ValueError where features need a backbone and none of their kind is named, or do not read the one that is.
+
+    backbone: as `load_models` takes it.
+
+    >>> check_backbone(NetworkMaps(), "dinov2")
+    >>> check_backbone(Colours(), None)
+    """
+    kinds = {NetworkMaps: False, TransformerMaps: True}
+    wanted = next((needed for kind, needed in kinds.items() if isinstance(chosen, kind)), None)
+    if backbone is None:
+        if wanted is not None:
+            raise ValueError(f"features={chosen.kind} needs a {_lacking(wanted)}")
+        return
+    given = is_transformer(backbone.removesuffix(UNTRAINED))
+    if wanted is not given:
+        raise ValueError(
+            f"the recipe's features, {chosen.kind}, do not read the backbone {backbone!r}: "
+            f"change them to features={'transformer' if given else 'network'}, or name none"
+        )
+
+
+def _lacking(transformer: bool) -> str:
+    """The end of a sentence that says what kind of backbone is needed, and which there are."""
+    names = ", ".join(name for name in BACKBONES if is_transformer(name) is transformer)
+    return f"{'diffusion transformer' if transformer else 'backbone'} to read: load them with backbone= one of {names}"
 
 
 class ClipPatches(Backbone):

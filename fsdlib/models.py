@@ -1,7 +1,7 @@
 """WHICH weights: the table of model sets, how they come from a folder or the hub, and what they offer to the stages.
 
 A model set is a captioner (BLIP), a diffusion model (Stable Diffusion's family) and a CLIP, and where it is asked for a
-backbone: a vision network of timm's whose features stand in the UNet's place. Every part is read from a folder in the
+backbone: a vision network of timm's, or a diffusion transformer, whose features stand in the UNet's place. Every part is read from a folder in the
 hub's own layout, so that the embedded models and the big ones go through the same lines. Only safetensors
 are read; nothing is unpickled and no code of a repository is run. HF_HOME and HF_HUB_OFFLINE are respected.
 """
@@ -28,7 +28,13 @@ import open_clip
 import timm
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors import safe_open
@@ -40,6 +46,7 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5EncoderModel,
 )
 
 from fsdlib.on_processor import keep_freed_memory, quicken
@@ -121,8 +128,37 @@ _BLIP2_FILES = (
 )
 _CLIP_FILES = ("open_clip_config.json", "open_clip_model.safetensors")
 _TIMM_FILES = ("config.json", "model.safetensors")
+_TRANSFORMER = "transformer/config.json"  # in the files of a diffusion model whose denoiser is a transformer
+_OF_TRANSFORMERS = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    _TRANSFORMER,
+    "transformer/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+)
+_PIXART_FILES = (
+    *_OF_TRANSFORMERS,
+    "text_encoder/config.json",
+    "text_encoder/model-00001-of-00002.safetensors",
+    "text_encoder/model-00002-of-00002.safetensors",
+    "text_encoder/model.safetensors.index.json",
+)
+_SD3_FILES = (
+    *_OF_TRANSFORMERS,
+    *(
+        f"{part}{number}/{file}"
+        for number in ("", "_2")
+        for part, files in {
+            "text_encoder": ("config.json", "model.safetensors"),
+            "tokenizer": ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"),
+        }.items()
+        for file in files
+    ),
+)
 
 # A revision is a full commit only where a public source shows that commit for that very repository.
+_UNPINNED = "no public source that was at hand shows a commit: what main was is in the identity"
 DIFFUSION = {
     "mini": Source("fsdlib/mini", "manifest", _SD_FILES, MINI / "stable-diffusion"),
     "sd14": Source("CompVis/stable-diffusion-v1-4", "133a221b8aa7292a167afc5127cb63fb5005638b", _SD_FILES),
@@ -136,6 +172,7 @@ DIFFUSION = {
         note="the community's copy: stabilityai withdrew its own",
     ),
     "ssd1b": Source("segmind/SSD-1B", "60987f37e94cd59c36b1cba832b9f97b57395a10", _SDXL_FILES),
+    "vega": Source("segmind/Segmind-Vega", "main", _SDXL_FILES, note=_UNPINNED),
 }
 CAPTIONERS = {
     "mini": Source("fsdlib/mini", "manifest", _BLIP_FILES, MINI / "blip"),
@@ -165,10 +202,18 @@ CLIPS = {
         _CLIP_FILES,
     ),
 }
-_UNPINNED = "no public source that was at hand shows a commit: what main was is in the identity"
-# Networks that only look at pictures, in timm's layout. What each was told of objects decides what its features may be
-# compared with: the self-supervised ones were told nothing, SigLIP texts, the others classes.
+# Networks that only look at pictures, in timm's layout, and diffusion models whose denoiser is a transformer, in diffusers'.
+# What each was told of objects decides what its features may be compared with: the self-supervised ones were told nothing,
+# SigLIP and the diffusion models texts, the others classes.
 BACKBONES = {
+    "scenes-mae": Source(
+        "fsdlib/mini",
+        "manifest",
+        _TIMM_FILES,
+        MINI / "mae",
+        note="a small masked autoencoder's vision transformer, self-supervised on the embedded world's scenes",
+        remedy="restore the folder from version control or run `make train PART=selfsupervised`",
+    ),
     "efficientnet-lite0": Source(
         "fsdlib/tf_efficientnet_lite0.in1k",
         "efficientnet-lite0-57934424",
@@ -210,6 +255,18 @@ BACKBONES = {
         _TIMM_FILES,
         note="a convolutional network, told the 1,000 classes of ImageNet",
     ),
+    "pixart": Source(
+        "PixArt-alpha/PixArt-XL-2-1024-MS",
+        "b89adadeccd9ead2adcb9fa2825d3fabec48d404",
+        _PIXART_FILES,
+        note="a diffusion transformer, told captions; read under no prompt; its text encoder alone takes 19 GB",
+    ),
+    "sd3": Source(
+        "stabilityai/stable-diffusion-3-medium-diffusers",
+        "ea42f8cef0f178587cf766dc8129abd379c90671",
+        _SD3_FILES,
+        note="a diffusion transformer, told captions; without its third text encoder, T5; its licence is agreed to on the hub",
+    ),
 }
 UNTRAINED = "-untrained"  # after a backbone's name: the same network with random numbers, which needs no files
 MODEL_SETS = {
@@ -219,6 +276,7 @@ MODEL_SETS = {
     "sd15": ("sd15", "blip-large", "convnext-large"),
     "sd21": ("sd21", "blip-large", "convnext-large"),
     "ssd1b": ("ssd1b", "blip-large", "convnext-large"),
+    "vega": ("vega", "blip-large", "convnext-large"),
 }
 
 
@@ -248,7 +306,16 @@ def sources(
         )
     if backbone and not backbone.endswith(UNTRAINED):
         found["backbone"] = BACKBONES[backbone]
+    elif backbone and is_transformer(backbone.removesuffix(UNTRAINED)):
+        raise ValueError(
+            f"{backbone!r} cannot be made: a diffusion transformer reads what trained parts give it; take another backbone's twin"
+        )
     return found
+
+
+def is_transformer(backbone: str) -> bool:
+    """Whether a row of BACKBONES is a diffusion model whose denoiser is a transformer (see `DiffusionTransformer`)."""
+    return _TRANSFORMER in BACKBONES[backbone].files
 
 
 def locate(source: Source, fetch_with: str, download: bool = True) -> tuple[Path, dict]:
@@ -528,6 +595,117 @@ class Diffusion:
         return found
 
 
+class Denoiser(torch.nn.Module):
+    """A transformer that removes noise, called as a UNet is: with noised latents, timesteps, and what conditions it."""
+
+    def __init__(self, transformer: PixArtTransformer2DModel | SD3Transformer2DModel):
+        super().__init__()
+        self.transformer = transformer
+
+    @property
+    def config(self):
+        return self.transformer.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    def forward(self, latent: torch.Tensor, timesteps: torch.Tensor, **condition):
+        return self.transformer(latent, timestep=timesteps, **condition)
+
+
+class StraightNoise:
+    """The noise of models that learned a flow: on the straight line from the picture to the noise (arXiv 2403.03206)."""
+
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """clean and noise: of one shape, a latent a timestep; timesteps: 0, all picture, to 1000, all noise."""
+        share = (timesteps / 1000).reshape(-1, *[1] * (clean.ndim - 1)).to(clean)
+        return (1 - share) * clean + share * noise
+
+
+_T5_PLACES = 256  # tokens in which Stable Diffusion 3 expects T5's states
+
+
+class DiffusionTransformer(Diffusion):
+    """A diffusion model whose denoiser is a transformer, PixArt's or Stable Diffusion 3's: a backbone, read as a UNet is.
+
+    unet: the `Denoiser`. PixArt has a T5 for its texts, which is asked for the empty one alone: what splits a text for it needs a
+    library that is not among those here. Stable Diffusion 3 has two CLIPs, and a T5 that is left out, as that model
+    allows, with zeros in the places of its states.
+    """
+
+    @property
+    def flows(self) -> bool:
+        """Whether it is Stable Diffusion 3's kind: texts and picture in one attention, noise on a straight line."""
+        return isinstance(self.unet.transformer, SD3Transformer2DModel)
+
+    @property
+    def blocks(self) -> int:
+        return len(self.unet.transformer.transformer_blocks)
+
+    @property
+    def grid(self) -> int:
+        """Cells a side of the map that every block has, one a patch of the latent."""
+        return self.unet.config.sample_size // self.unet.config.patch_size
+
+    @property
+    def shift(self) -> float:
+        """What scaled latents are moved by before the transformer sees them."""
+        config = self.encoder.config
+        return (config.shift_factor or 0.0) * config.scaling_factor
+
+    def attention(self, block: int) -> str:
+        """The module of a block's self-attention, or joint attention; its parts to_q and to_k are of the picture alone."""
+        return f"transformer.transformer_blocks.{block}.{'attn' if self.flows else 'attn1'}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where its maps can be read, in the order a picture passes them: module, channels, and pixels a cell."""
+        config = self.unet.config
+        channels, stride = config.num_attention_heads * config.attention_head_dim, self.side // self.grid
+        return [f"{self.attention(block)} ({channels} channels, stride {stride})" for block in range(self.blocks)]
+
+    @torch.no_grad()
+    def condition(self, prompt: str, count: int) -> dict:
+        if self.flows:
+            states, pooled = self._of_clips(prompt)
+            return dict(encoder_hidden_states=states.expand(count, -1, -1), pooled_projections=pooled.expand(count, -1))
+        return self._of_nothing(prompt, count)
+
+    def _of_clips(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = []
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
+            options = dict(padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
+            ids = tokenizer([prompt], return_tensors="pt", **options).input_ids
+            outputs.append(encoder(ids.to(encoder.device), output_hidden_states=True))
+        side_by_side = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        width = self.unet.config.joint_attention_dim
+        states = side_by_side.new_zeros(1, side_by_side.shape[1] + _T5_PLACES, width)
+        states[:, : side_by_side.shape[1], : side_by_side.shape[2]] = side_by_side
+        pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
+        return finite(states, "the text encoder", repr(prompt)), pooled
+
+    def _of_nothing(self, prompt: str, count: int) -> dict:
+        if prompt.strip():
+            raise ValueError(f"PixArt is read under no prompt, and {prompt!r} is one: leave it empty, or take sd3")
+        (encoder,) = self.text_encoders
+        # of a text without words the end alone is left; its pipeline pads it, and masks what it padded
+        end = torch.full((1, 1), encoder.config.eos_token_id, device=encoder.device)
+        states = finite(encoder(end).last_hidden_state, "the text encoder", "the empty prompt")
+        sizes: dict[str, torch.Tensor | None] = dict(resolution=None, aspect_ratio=None)
+        if self.unet.transformer.use_additional_conditions:  # told the picture's height and width, and their ratio
+            square = torch.full((count, 2), float(self.side), dtype=states.dtype, device=states.device)
+            sizes = dict(resolution=square, aspect_ratio=torch.ones_like(square[:, :1]))
+        return dict(
+            encoder_hidden_states=states.expand(count, -1, -1),
+            added_cond_kwargs=sizes,
+        )
+
+
 @dataclass
 class Clip:
     """An open_clip CLIP with its preprocessing and tokenizer.
@@ -651,7 +829,7 @@ class Models:
     diffusion: Diffusion
     clip: Clip
     identity: dict
-    backbone: Network | None = None
+    backbone: Network | DiffusionTransformer | None = None
 
     def __str__(self) -> str:
         return _described(self.name, self.identity)
@@ -800,6 +978,39 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
     return Diffusion(unet, encoder, text_encoders, tokenizers, scheduler)
 
 
+def load_transformer(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DiffusionTransformer:
+    """A diffusion transformer from a folder in diffusers' layout, whose model_index.json says which of the two kinds it is.
+
+    Raises ModelUnavailable where it is neither, and as `load_diffusion` where tensors are not what they should be.
+    """
+    with _loading("diffusion transformer", folder):
+        kind = json.loads((Path(folder) / "model_index.json").read_text())["transformer"][1]
+        # older files have PixArt under the name of the class that was for every transformer then
+        known = dict(PixArtTransformer2DModel=False, Transformer2DModel=False, SD3Transformer2DModel=True)
+        if kind not in known:
+            raise ModelUnavailable(f"{folder} holds a {kind}, which cannot be read: take PixArt or Stable Diffusion 3")
+        flows = known[kind]
+        wanted: Any = SD3Transformer2DModel if flows else PixArtTransformer2DModel
+        transformer = _whole(wanted, "transformer", folder, "transformer", torch_dtype=dtype)
+        # some of these autoencoders overflow in float16
+        encoder = _whole(LatentEncoder, "latent encoder", folder, "vae", torch_dtype=torch.float32)
+        of_texts: Any = CLIPTextModelWithProjection if flows else T5EncoderModel
+        parts = ("", "_2") if flows else ("",)
+        text_encoders = [
+            _whole(of_texts, "text encoder", folder, f"text_encoder{part}", dtype=dtype, **_OWN_CODE) for part in parts
+        ]
+        tokenizers = [
+            CLIPTokenizer.from_pretrained(folder, subfolder=f"tokenizer{part}", local_files_only=True, **_OWN_CODE)
+            for part in (parts if flows else ())
+        ]
+        noises: Any = StraightNoise()
+        if not flows:
+            noises = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    for part in (transformer, encoder, *text_encoders):
+        part.to(device).eval()
+    return DiffusionTransformer(Denoiser(transformer), encoder, text_encoders, tokenizers, noises)
+
+
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:
     """The whole autoencoder of a model set, with its decoder, in float32: to look at latents."""
     folder, _ = locate(sources(name)["diffusion"], _fetch_with(name, None, None))
@@ -878,16 +1089,7 @@ def load_backbone(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.
     part of it or not finite.
     """
     with _loading("backbone", folder):
-        configuration = json.loads((Path(folder) / "config.json").read_text())
-        if not timm.is_model(
-            architecture := str(configuration["architecture"])
-        ):  # timm would ask the hub for some names
-            raise ModelUnavailable(
-                f"{Path(folder) / 'config.json'} names {architecture!r}, which timm {timm.__version__} does not know: take other files"
-            )
-        options = configuration.get("model_args") or {}
-        wanted = {key: configuration[key] for key in ("num_classes", "global_pool") if key in configuration}
-        model = _of_timm(architecture, wanted | configuration["pretrained_cfg"], **options)
+        model = _configured(folder)
         tensors, parts = load_file(Path(folder) / "model.safetensors"), model.state_dict()
         # a count of training's batches, which newer files have and older ones lack, is read by nothing here
         faults = [f"{name} is missing" for name in parts if name not in tensors and "num_batches_tracked" not in name]
@@ -903,8 +1105,20 @@ def load_backbone(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.
         return _network(model, device, dtype)
 
 
+def _configured(folder: Path) -> torch.nn.Module:
+    """The network that a folder's config.json describes, with random numbers; raises ModelUnavailable where timm has none such."""
+    configuration = json.loads((Path(folder) / "config.json").read_text())
+    if not timm.is_model(architecture := str(configuration["architecture"])):  # timm would ask the hub for some names
+        raise ModelUnavailable(
+            f"{Path(folder) / 'config.json'} names {architecture!r}, which timm {timm.__version__} does not know: take other files"
+        )
+    options = configuration.get("model_args") or {}
+    wanted = {key: configuration[key] for key in ("num_classes", "global_pool") if key in configuration}
+    return _of_timm(architecture, wanted | configuration["pretrained_cfg"], **options)
+
+
 def untrained_backbone(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Network:
-    """The network of a row of BACKBONES with random numbers, as timm begins a training, from seed 0; needs no files.
+    """The network of a row of BACKBONES with random numbers, as timm begins a training, from seed 0; needs no weights.
 
     What its maps are worth says how much comes of the architecture alone. Raises ValueError for unknown names.
 
@@ -913,7 +1127,13 @@ def untrained_backbone(name: str, device: str = "cpu", dtype: torch.dtype = torc
     """
     if name not in BACKBONES:
         raise ValueError(f"no backbone is called {name!r}: choose one of {', '.join(BACKBONES)}")
-    return _network(_of_timm(BACKBONES[name].repository.split("/")[1]), device, dtype)
+    source = BACKBONES[name]
+    if source.folder and source.folder.is_relative_to(
+        MINI
+    ):  # a network of this project's own, which timm has no name for
+        with _loading("backbone", source.folder):
+            return _network(_configured(source.folder), device, dtype)
+    return _network(_of_timm(source.repository.split("/")[1]), device, dtype)
 
 
 def untrained(models: Models) -> Models:
@@ -963,7 +1183,8 @@ class ModelSet:
 
     dtype: of all parts; without it the diffusion model has `default_dtype`'s, captioner and CLIP float32 everywhere. store: a
     folder in which captions, latents and encoded class lists are kept (see `fsdlib.store`), for the next recipe. backbone:
-    a name in BACKBONES, with "-untrained" after it for the same network with random numbers; none by default.
+    a name in BACKBONES, with "-untrained" after it for the same network with random numbers, but for diffusion transformers;
+    none by default.
     """
 
     name: str = "mini"
@@ -1026,10 +1247,15 @@ class ModelSet:
         name = self.backbone or ""
         return name.removesuffix(UNTRAINED) if name.endswith(UNTRAINED) else ""
 
-    def _load_backbone(self, folders: dict[str, Path], device: str, dtype: torch.dtype) -> Network | None:
+    def _load_backbone(
+        self, folders: dict[str, Path], device: str, dtype: torch.dtype
+    ) -> Network | DiffusionTransformer | None:
         if self._random_backbone:
             return untrained_backbone(self._random_backbone, device, dtype)
-        return load_backbone(folders["backbone"], device, dtype) if self.backbone else None
+        if not self.backbone:
+            return None
+        load = load_transformer if is_transformer(self.backbone) else load_backbone
+        return load(folders["backbone"], device, dtype)
 
     @property
     def _precisions(self) -> dict[str, torch.dtype]:

@@ -11,7 +11,7 @@ from PIL import Image
 from fsdlib.backbones import Colours, NetworkMaps, captioner_patches, clip_patches, mean_colours, network_maps
 from fsdlib.features import Features, latents
 from fsdlib.measure.segmenters import FreeSegDiff
-from fsdlib.models import untrained_backbone
+from fsdlib.models import ModelSet, untrained_backbone
 from fsdlib.pipeline import segment, segment_batch
 from fsdlib.recipe import PAPER
 
@@ -93,7 +93,9 @@ def _only(network):
 
 
 def test_models_without_a_backbone_are_told_how_to_get_one(mini, scene):
-    with pytest.raises(ValueError, match="these models have no backbone to read: load them with backbone= one of eff"):
+    with pytest.raises(
+        ValueError, match="these models have no backbone to read: load them with backbone= one of scenes-mae, eff"
+    ):
         NetworkMaps().read([scene.image], mini)
 
 
@@ -138,6 +140,16 @@ def test_colours_by_hand_with_and_without_the_position(mini):
 def test_latents_are_those_that_the_unet_would_see(mini, scene):
     way = Features.model_validate("latents")
     assert np.array_equal(way.read([scene.image], mini, seed=3)[1][0], latents([scene.image], mini.diffusion, 3))
+
+
+def test_a_run_knows_which_backbone_it_read():
+    recipe = PAPER.with_changes({"features": {"kind": "network"}})
+    with_twin, without = (
+        FreeSegDiff(ModelSet("mini", "cpu", backbone=name), recipe).configuration()["identity"]
+        for name in ("scenes-mae-untrained", None)
+    )
+    assert with_twin == without | dict(backbone=with_twin["backbone"])
+    assert with_twin["backbone"]["revision"] == "untrained, seed 0"
 
 
 def test_a_run_knows_the_code_of_a_backbone(mini):

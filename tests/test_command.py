@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fsdlib.__main__ import main
+from fsdlib.models import untrained_backbone
 from fsdlib.pipeline import segment
 from fsdlib.recipe import get_recipe
 
@@ -74,11 +76,25 @@ def test_options_of_the_recipe_can_be_set(folder, tmp_path):
     assert len(segments) == 3
 
 
+def test_another_networks_features_take_the_unets_place(folder, tmp_path, scene, mini):
+    asked = ["--backbone", "scenes-mae-untrained", "--set", "features=network", "--recipe", "paper"]
+    assert main([str(folder / "scene1.png"), "--out", str(tmp_path), *asked]) == 0
+    models = replace(mini, backbone=untrained_backbone("scenes-mae"))
+    same = segment(scene.image, models, get_recipe("paper").with_changes({"features": "network"}))
+    said = json.loads((tmp_path / "scene1.json").read_text())
+    with Image.open(tmp_path / "scene1.png") as labels:
+        assert np.array_equal(np.asarray(labels), same.labels)
+    assert said["recipe"]["features"]["kind"] == "network"
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
         (["https://example.org/cat.jpg"], "is an address: save the picture first and give its path"),
         (["{folder}/scene0.png", "--models", "sd99"], "no model set is called 'sd99': choose one of mini, sd14"),
+        (["{folder}/scene0.png", "--backbone", "sam"], "no backbone is called 'sam': choose one of scenes-mae"),
+        (["{folder}/scene0.png", "--backbone", "dino"], "unet, do not read the backbone 'dino'"),
+        (["{folder}/scene0.png", "--set", "features=network"], "features=network needs a backbone to read"),
         (["{folder}/scene0.png", "--recipe", "worst"], "no recipe is called 'worst': choose one of paper, best"),
         (["{folder}/scene0.png", "--set", "clusters"], "'clusters' has no value: write PATH=VALUE"),
         (

@@ -14,19 +14,22 @@ from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.groupings import (
     KEPT,
+    ON_SCENES,
     THE_PICTURE,
     as_rows,
     compared,
     crossed,
+    joined,
     measured,
     of_photographs,
     of_recorded,
     of_scenes,
+    of_unets,
     scored,
     superpixels,
     table,
 )
-from fsdlib.models import untrained_backbone
+from fsdlib.models import BACKBONES, load_backbone, untrained_backbone
 from fsdlib.world.scenes import write_scenes
 
 VOID = 255
@@ -140,6 +143,29 @@ def test_what_is_read_of_scenes_and_of_photographs_can_be_read(mini, scene):
         assert way.stacked([array[0] for array in maps]).shape[1:] == (32, 32)
 
 
+def test_the_embedded_backbone_and_its_twin_are_read_where_the_models_have_it(mini, scene):
+    models = replace(mini, backbone=load_backbone(BACKBONES[ON_SCENES].folder))
+    own = of_scenes(models).keys() - of_scenes(mini).keys()
+    assert own == {"masked autoencoder", "masked autoencoder, untrained"}
+    maps = {name: of_scenes(models)[name][0].read([scene.image], of_scenes(models)[name][1])[1][0] for name in own}
+    assert {one.shape for one in maps.values()} == {(1, 128, 16, 16)} and not np.allclose(*maps.values(), atol=0.1)
+
+
+def test_unets_of_model_sets_stand_beside_their_untrained_twins(mini, scene):
+    found = of_unets({"mini": mini})
+    assert list(found) == ["mini, UNet, queries at 16x16", "mini, UNet untrained, queries at 16x16"]
+    both = found["mini, UNet, queries at 16x16"], of_scenes(mini)["UNet, queries at 16x16"]
+    same, own = (way.read([scene.image], models)[1] for way, models in both)
+    assert all(np.array_equal(one, other) for one, other in zip(same, own))
+
+
+def test_rows_measured_anew_take_the_old_ones_place_and_others_stay():
+    old = [dict(features=name, k=k, majority=0) for k in (4, None) for name in ("a", "c")]
+    new = [dict(features=name, k=k, majority=1) for name in ("b", "c") for k in (4, None)]
+    found = [(row["features"], row["k"], row["majority"]) for row in joined(old, new, ["a", "b", "c"])]
+    assert found == [("a", 4, 0), ("b", 4, 1), ("c", 4, 1), ("a", None, 0), ("b", None, 1), ("c", None, 1)]
+
+
 def test_photographs_need_a_backbone(mini):
     with pytest.raises(ValueError, match="the models of dino have no backbone: load them with backbone='dino'"):
         of_photographs({"dino": (mini, mini)})
@@ -160,4 +186,10 @@ def test_the_report_is_read_as_it_was_written():
         assert as_rows(one["table"]) == content[name]["rows"]
         scored_rows = one["table"].dropna(subset="majority")
         assert (scored_rows.low <= scored_rows.high).all() and (scored_rows.low <= scored_rows.majority).all()
-    assert "backbone" not in kept["scenes"]["models"] and kept["voc12"]["models"]["efficientnet-lite0"]["sha256"]
+    told = {name for one in kept.values() for name in one["table"].query("told_classes").features}
+    assert {"CLIP's image tower", "captioner's vision tower"} < told and all("untrained" not in name for name in told)
+    assert not told & {"UNet, queries at 16x16", "masked autoencoder", "colours", "Stable Diffusion 1.4, recorded"}
+    assert (
+        kept["scenes"]["models"]["backbone"]["repository"] == "fsdlib/mini"
+        and kept["voc12"]["models"]["efficientnet-lite0"]["sha256"]
+    )

@@ -34,6 +34,7 @@ from fsdlib.models import (
     CropRoundedDown,
     ModelSet,
     ModelUnavailable,
+    is_transformer,
     load_backbone,
     load_captioner,
     load_clip,
@@ -97,8 +98,10 @@ def test_a_backbone_that_is_not_pinned_says_so():
     assert all(source.revision != "main" or "no public source" in source.note for source in BACKBONES.values())
 
 
-def test_every_backbone_is_an_architecture_of_timms_with_a_configuration_of_its_own():
-    for source in BACKBONES.values():
+def test_every_backbone_of_elsewhere_is_an_architecture_of_timms_with_a_configuration_of_its_own_or_a_transformer():
+    of_timm = {name for name in BACKBONES if not is_transformer(name)}
+    assert BACKBONES.keys() - of_timm == {"pixart", "sd3"} and "scenes-mae" in of_timm
+    for source in (BACKBONES[name] for name in of_timm - {"scenes-mae"}):
         name = source.repository.split("/")[1]
         assert timm.is_model(name) and timm.get_pretrained_cfg(name).tag == name.split(".")[1]
 
@@ -115,9 +118,9 @@ def test_a_model_set_has_a_backbone_only_where_one_is_asked_for(mini):
 
 
 def test_an_unknown_backbone_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="'sam': choose one of efficientnet-lite0, dino, .* or add -untrained"):
+    with pytest.raises(ValueError, match="'sam': choose one of scenes-mae, efficientnet-lite0, .* or add -untrained"):
         load_models("mini", "cpu", backbone="sam")
-    with pytest.raises(ValueError, match="'sam': choose one of efficientnet-lite0, dino, "):
+    with pytest.raises(ValueError, match="'sam': choose one of scenes-mae, efficientnet-lite0, "):
         untrained_backbone("sam")
 
 
@@ -174,6 +177,24 @@ def test_a_backbones_tensors_are_all_accounted_for(tmp_path, changes, said):
     saved(tmp_path, **changes)
     with pytest.raises(ModelUnavailable, match=f"are not those of the whole VisionTransformer .{said}"):
         load_backbone(tmp_path)
+
+
+def test_the_embedded_backbone_is_the_manifests_and_the_other_mini_models_are_known_as_before(mini):
+    asked = ModelSet("mini", "cpu", backbone="scenes-mae")
+    assert {part: asked.identity[part] for part in mini.identity} == mini.identity
+    manifest = json.loads((MINI / "manifest.json").read_text())
+    assert (
+        manifest["files"]["mae/model.safetensors"]
+        == hashlib.sha256((MINI / "mae/model.safetensors").read_bytes()).hexdigest()
+    )
+    trained, twin = asked.load().backbone, untrained_backbone("scenes-mae")
+    assert (
+        trained.places == twin.places
+        and trained.places[-1] == "blocks.5 (128 channels, stride 4)"
+        and trained.side == 64
+    )
+    assert not torch.equal(trained.model.blocks[0].attn.qkv.weight, twin.model.blocks[0].attn.qkv.weight)
+    assert sum(weight.numel() for weight in trained.model.parameters()) == 1_229_184
 
 
 def test_a_count_of_trainings_batches_may_be_missing(tmp_path):

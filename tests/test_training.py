@@ -9,20 +9,24 @@ import pytest
 import torch
 
 from fsdlib import models
-from fsdlib.models import load_models
+from fsdlib.models import load_backbone, load_models
 from fsdlib.world.scenes import VOID, world_classes
 from fsdlib.world.training import (
     PARTS,
     TRAINERS,
     Settings,
     augmented,
+    export_selfsupervised,
+    fit_selfsupervised,
     loop,
+    selfsupervised,
     training_close_ups,
     training_scenes,
     write_manifest,
 )
 from fsdlib.world.training.clip import CLIP_CONFIG, _named_region, _open_clip_vision
-from fsdlib.world.training.data import signed
+from fsdlib.world.training.data import MEAN, signed
+from fsdlib.world.training.selfsupervised import untrained_autoencoder
 from fsdlib.world.training.tokenizers import PROMPT, world_words, write_captioner_tokenizer, write_clip_tokenizer
 from fsdlib.world.training.vision import _window, captioner_to_train, patch_loss, patch_states, seeing_captioner
 
@@ -35,11 +39,14 @@ SETTINGS = Settings.tiny(
     captioner_steps=16,
     autoencoder_steps=24,
     unet_steps=8,
+    selfsupervised_steps=16,
+    selfsupervised_scenes=40,
     clip_batch=8,
     vision_batch=16,
     captioner_batch=4,
     autoencoder_batch=4,
     unet_batch=4,
+    selfsupervised_batch=4,
     validate_every=4,
     checkpoint_every=4,
     unet_warm_up=2,
@@ -48,7 +55,7 @@ SETTINGS = Settings.tiny(
     unet_probes=1,
 )
 
-pytestmark = pytest.mark.slow  # trains all five parts
+pytestmark = pytest.mark.slow  # trains all six parts
 
 
 class Stopped(BaseException):
@@ -57,10 +64,11 @@ class Stopped(BaseException):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """All four parts trained for a few steps: (working folder, the models' folder, histories)."""
+    """All parts trained for a few steps: (working folder, the models' folder, histories)."""
     folder, out = tmp_path_factory.mktemp("training"), tmp_path_factory.mktemp("mini")
     histories = {
-        part: TRAINERS[part](SETTINGS, folder, out) for part in ("vision", "clip", "autoencoder", "unet", "captioner")
+        part: TRAINERS[part](SETTINGS, folder, out)
+        for part in ("vision", "clip", "autoencoder", "unet", "captioner", "selfsupervised")
     }
     return folder, out, histories
 
@@ -85,7 +93,7 @@ def test_no_scene_to_train_on_is_in_the_val_split(trained, scenes):
 
 
 def test_scenes_are_drawn_once_and_kept(trained):
-    kept = next(trained[0].glob("scenes-*.safetensors"))
+    kept = next(trained[0].glob("scenes-*-64-64.safetensors"))
     before = kept.stat().st_mtime_ns
     some, _ = training_scenes(SETTINGS, trained[0])
     assert (
@@ -154,7 +162,7 @@ def test_captions_come_back_whole_from_the_captioners_tokenizer(mini, trained):
 
 
 def test_losses_are_finite_and_recorded_as_asked(trained):
-    steps = dict(clip=24, autoencoder=24, unet=8, vision=16, captioner=16)
+    steps = dict(clip=24, autoencoder=24, unet=8, vision=16, captioner=16, selfsupervised=16)
     for part in PARTS:
         history = trained[2][part]
         assert [row["step"] for row in history] == list(range(4, steps[part] + 1, 4))
@@ -309,6 +317,64 @@ def test_a_patch_counts_as_what_most_of_it_shows_and_not_at_all_where_it_is_void
     assert patch_loss(logits, labels).item() == pytest.approx(0, abs=1e-6)
     logits[0, 1] = 0
     assert patch_loss(logits, labels).item() == pytest.approx(np.log(45) * 1 / 1.4, abs=1e-5)  # weights 0.2, 1, 0.2
+
+
+# ------------------------------------------------------------------------------- the backbone that was told nothing
+
+
+@torch.no_grad()
+def test_the_backbone_in_timms_layout_computes_what_the_encoder_does(trained):
+    """The masked autoencoder of transformers with nothing hidden, beside timm's vision transformer as it was written."""
+    folder, out, _ = trained
+    model = untrained_autoencoder(SETTINGS).eval()
+    loop.load_average(folder / "selfsupervised.safetensors", [model])
+    model.vit.config.mask_ratio = 0.0
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    states = model.vit(pixels, noise=torch.arange(256.0).expand(2, -1)).last_hidden_state
+    network = load_backbone(out / "mae")
+    found = network.model.forward_features(pixels)
+    assert torch.allclose(found, states, atol=2e-2) and states.std() > 0.5  # the file is in float16
+    assert (network.side, network.interpolation) == (64, "bicubic") and np.allclose(network.mean, MEAN)
+
+
+def test_patches_know_where_they_lie_before_anything_is_learned():
+    model = untrained_autoencoder(SETTINGS)
+    for positions in (model.vit.embeddings.position_embeddings, model.decoder.decoder_pos_embed):
+        distance = torch.cdist(positions[0, 1:], positions[0, 1:]) + 1e9 * torch.eye(256)
+        neighbours = distance.argmin(dim=1)
+        rows, columns = (
+            (torch.arange(256) // 16 - neighbours // 16).abs(),
+            (torch.arange(256) % 16 - neighbours % 16).abs(),
+        )
+        assert not positions.requires_grad and ((rows + columns) == 1).all()
+
+
+def test_the_backbone_sees_neither_labels_nor_captions_nor_close_ups(tmp_path, monkeypatch):
+    """What it is given to learn from are pictures, and a folder without anything else is enough for it."""
+    seen = []
+    monkeypatch.setattr(selfsupervised, "fit", lambda *arguments: seen.append(arguments) or [])
+    fit_selfsupervised(SETTINGS, tmp_path)
+    part, _, loss, data, *_ = seen[0]
+    assert part == "selfsupervised" and [kind.shape for kind in data] == [(40, 64, 64, 3), (16, 64, 64, 3)]
+    assert not list(tmp_path.glob("close-ups-*"))
+    one, again, other = (float(loss(data[0], np.random.default_rng(seed)).detach()) for seed in (3, 3, 4))
+    assert one == again != other
+
+
+def test_export_puts_the_backbone_and_its_lines_into_the_manifest_and_leaves_all_others(trained, tmp_path):
+    folder, out, histories = trained
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    before = write_manifest(SETTINGS, folder, tmp_path, reached=dict(some=1))
+    for left in ("selfsupervised_batch", "selfsupervised_steps", "selfsupervised_scenes"):
+        del before["settings"][left]
+    del before["history"]["selfsupervised"], before["files"]["mae/model.safetensors"]
+    (tmp_path / "manifest.json").write_text(json.dumps(before))
+    manifest = export_selfsupervised(SETTINGS, folder, tmp_path)
+    assert manifest["history"] == before["history"] | dict(selfsupervised=histories["selfsupervised"])
+    assert manifest["reached"] == dict(some=1) and manifest["settings"]["selfsupervised_steps"] == 16
+    assert manifest["files"].keys() - before["files"].keys() == {"mae/model.safetensors"}
+    with pytest.raises(ValueError, match="holds no selfsupervised.safetensors: train with `make train PART=selfs"):
+        export_selfsupervised(SETTINGS, tmp_path / "nowhere", tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- what is written

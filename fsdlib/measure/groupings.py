@@ -10,7 +10,7 @@ the method that number.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,24 @@ from skimage.segmentation import slic
 from tqdm import tqdm
 
 from fsdlib import pictures
-from fsdlib.backbones import CaptionerPatches, ClipPatches, Colours, Latents, NetworkMaps
+from fsdlib.backbones import CaptionerPatches, ClipPatches, Colours, Latents, NetworkMaps, TransformerMaps
 from fsdlib.clusters import Clustering, KMeans, NormalisedCut, enlarged
 from fsdlib.features import Features, UNetFeatures, image_seed
 from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
-from fsdlib.models import BACKBONES, UNTRAINED, Models, ModelUnavailable, load_models, untrained
+from fsdlib.models import (
+    BACKBONES,
+    MODEL_SETS,
+    UNTRAINED,
+    DiffusionTransformer,
+    Models,
+    ModelUnavailable,
+    is_transformer,
+    load_models,
+    untrained,
+    untrained_backbone,
+)
 from fsdlib.project import DATA, REPORTS, write_atomically
 from fsdlib.stream import threads_of
 
@@ -42,6 +53,9 @@ CLUSTERINGS: dict[str, Clustering] = {"k-means, 4": KMeans(count=4), "k-means, 8
 CUT: dict[str, Clustering] = {"normalised cut": NormalisedCut()}
 SUPERPIXELS = (4, 8)
 THE_PICTURE = "pixels, SLIC"  # what SLIC groups, in place of features
+ON_SCENES = "scenes-mae"  # the backbone of the embedded world
+# How the names of features begin whose networks were told what class a picture, or a patch of it, shows.
+TOLD_CLASSES = ("CLIP's image tower", "captioner's vision tower", "efficientnet-lite0,", "vit,", "resnet50,")
 
 # Features and the models they are read from, by name.
 ByName = Mapping[str, tuple[Features, Models]]
@@ -165,18 +179,28 @@ def _miou(of_images: np.ndarray, background: bool) -> float:
 # --------------------------------------------------------------------------------------------- what is compared here
 
 
-def crossed(dataset: Dataset, features: ByName, limit: int, cut: int) -> pd.DataFrame:
+def crossed(
+    dataset: Dataset, features: ByName, limit: int, cut: int, counts: Sequence[int] = SUPERPIXELS
+) -> pd.DataFrame:
     """`compared` with k-means and SLIC over the first `limit` pictures, and with the normalised cut over the first `cut`."""
-    both = compared(dataset, features, CLUSTERINGS, limit), compared(dataset, features, CUT, cut, counts=())
+    both = compared(dataset, features, CLUSTERINGS, limit, counts), compared(dataset, features, CUT, cut, counts=())
     return pd.concat(both, ignore_index=True)
 
 
 def of_scenes(models: Models) -> dict[str, tuple[Features, Models]]:
-    """What is read of scenes: the mini models' features, those of their untrained twins, and what needs no model."""
+    """What is read of scenes: the mini models' features, those of their untrained twins, and what needs no model.
+
+    Among them, where the models have it, the backbone ON_SCENES, and its twin.
+    """
     queries, random = UNetFeatures(timestep=100, normalise=True), untrained(models)
+    own: dict[str, tuple[Features, Models]] = {}
+    if models.backbone is not None:
+        twin = replace(models, backbone=untrained_backbone(ON_SCENES))
+        own = {"masked autoencoder": (NetworkMaps(), models), "masked autoencoder, untrained": (NetworkMaps(), twin)}
     return {
         "UNet, queries at 16x16": (queries, models),
         "UNet, untrained": (queries, random),
+        **own,
         "CLIP's image tower": (ClipPatches(), models),
         "captioner's vision tower": (CaptionerPatches(), models),
         "captioner's, untrained": (CaptionerPatches(), random),
@@ -185,21 +209,39 @@ def of_scenes(models: Models) -> dict[str, tuple[Features, Models]]:
 
 
 def of_photographs(
-    backbones: Mapping[str, tuple[Models, Models]], layers: Sequence[int] = (-3, -2, -1)
+    backbones: Mapping[str, tuple[Models, Models | None]], layers: Sequence[int] = (-3, -2, -1)
 ) -> dict[str, tuple[Features, Models]]:
     """What is read of photographs: backbones at some of their layers, the same untrained, and what needs no model.
 
-    backbones: by name, at least one, each the models with it and those with its untrained twin. Pictures are squashed to
-    448 pixels a side, so that maps have some 28 positions a side at the stride of 16 which most networks come to.
+    backbones: by name, at least one, each the models with it and those with its untrained twin, or None where there is
+    none. Pictures are squashed to 448 pixels a side, so that maps have some 28 positions a side at the stride of 16 which
+    most networks come to; a diffusion transformer keeps its own side, and is read in the middle of its blocks.
     """
     found: dict[str, tuple[Features, Models]] = {}
     for name, both in backbones.items():
         for models, called in zip(both, (name, f"{name} untrained")):
+            if models is None:
+                continue
             if models.backbone is None:
                 raise ValueError(f"the models of {called} have no backbone: load them with backbone={name!r}")
+            places = models.backbone.places
+            if isinstance(models.backbone, DiffusionTransformer):
+                found[f"{called}, {places[len(places) // 2]}"] = (TransformerMaps(), models)
+                continue
             for layer in layers:
-                found[f"{called}, {models.backbone.places[layer]}"] = (NetworkMaps(layer=layer, side=448), models)
+                found[f"{called}, {places[layer]}"] = (NetworkMaps(layer=layer, side=448), models)
     return found | of_colours(next(iter(backbones.values()))[0])
+
+
+def of_unets(sets: Mapping[str, Models]) -> dict[str, tuple[Features, Models]]:
+    """The UNets of model sets, by name, and the same UNets untrained, read as the mini models' is on scenes."""
+    queries = UNetFeatures(timestep=100, normalise=True)
+    both = {name: (models, untrained(models)) for name, models in sets.items()}
+    return {
+        f"{name}, UNet{kind}, queries at 16x16": (queries, models)
+        for name, pair in both.items()
+        for kind, models in zip(("", " untrained"), pair)
+    }
 
 
 def of_colours(models: Models) -> dict[str, tuple[Features, Models]]:
@@ -232,6 +274,17 @@ def as_rows(measured: pd.DataFrame) -> list[dict[str, Any]]:
     return [{key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
 
 
+def joined(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+    """The report's rows with those of some features measured anew: in the features' order, where K is found last.
+
+    >>> joined([dict(features="b", k=4), dict(features="a", k=4)], [dict(features="b", k=8)], ["a", "b"])
+    [{'features': 'a', 'k': 4}, {'features': 'b', 'k': 8}]
+    """
+    anew = {row["features"] for row in new}
+    rows = [row for row in old if row["features"] not in anew] + list(new)
+    return sorted(rows, key=lambda row: (row["k"] is None, order.index(row["features"])))
+
+
 def measured(path: Path | str = KEPT) -> dict[str, dict]:
     """What is in the report, by set of pictures: `images`, and the `table` as `compared` returns it."""
     content = json.loads(Path(path).read_text())
@@ -256,39 +309,47 @@ if __name__ == "__main__":
     parser.add_argument(
         "--cut", type=int, default=40, help="scenes for the normalised cut, and half as many photographs, at most"
     )
+    parser.add_argument("--only", nargs="+", help="features of scenes that are measured anew; the other rows stay")
     parser.add_argument("--backbones", nargs="+", default=["efficientnet-lite0"], choices=BACKBONES)
+    parser.add_argument(
+        "--models", nargs="+", default=[], choices=MODEL_SETS, help="model sets whose UNets see photographs too"
+    )
     asked = parser.parse_args()
-    content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
-    content["about"] = ABOUT
 
-    def keep(name: str, images: int | list[str], identity: dict, rows: pd.DataFrame) -> None:
+    def keep(name: str, images: int | list[str], identity: dict, rows: pd.DataFrame, order: Sequence[str] = ()) -> None:
         print(f"{name}: {images} pictures\n{rows.round(3).to_string(index=False)}")
-        content[name] = dict(images=images, models=identity, rows=as_rows(rows))
+        told = rows.assign(told_classes=[one.startswith(TOLD_CLASSES) for one in rows.features])
+        # read only now, since another process may have measured other rows meanwhile
+        content: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+        content["about"] = ABOUT
+        old = content[name]["rows"] if order else []
+        content[name] = dict(images=images, models=identity, rows=joined(old, as_rows(told), order or [*rows.features]))
         write_atomically(KEPT, json.dumps(content, indent=1) + "\n")
 
     with threads_of(1):
         if asked.scenes:
-            scenes, mini = open_dataset("scenes"), load_models("mini", "cpu")
-            keep(
-                "scenes",
-                min(asked.scenes, len(scenes)),
-                mini.identity,
-                crossed(scenes, of_scenes(mini), asked.scenes, asked.cut),
-            )
+            scenes, mini = open_dataset("scenes"), load_models("mini", "cpu", backbone=ON_SCENES)
+            every = of_scenes(mini)
+            wanted = {name: every[name] for name in every if not asked.only or name in asked.only}
+            if asked.only and len(wanted) < len(asked.only):
+                raise SystemExit(f"error: --only takes {', '.join(map(repr, every))}")
+            counts, order = ((), [*every, THE_PICTURE]) if asked.only else (SUPERPIXELS, [])
+            rows = crossed(scenes, wanted, asked.scenes, asked.cut, counts)
+            keep("scenes", min(asked.scenes, len(scenes)), mini.identity, rows, order)
         roots = {name: root for name, root in (("voc12", asked.voc), ("coco_object", asked.coco)) if root}
         if roots or asked.recorded:
             try:
-                pairs = {
-                    name: (
-                        load_models("mini", "cpu", backbone=name),
-                        load_models("mini", "cpu", backbone=name + UNTRAINED),
-                    )
-                    for name in asked.backbones
-                }
+                pairs: dict[str, tuple[Models, Models | None]] = {}
+                for name in asked.backbones:
+                    trained = load_models("mini", "cpu", backbone=name)
+                    twin = None if is_transformer(name) else load_models("mini", "cpu", backbone=name + UNTRAINED)
+                    pairs[name] = trained, twin
+                sets = {name: load_models(name) for name in asked.models}
             except ModelUnavailable as error:
                 raise SystemExit(f"error: {error}") from error
-            read = of_photographs(pairs)
+            read = of_photographs(pairs) | of_unets(sets)
             used = {name: models.identity["backbone"] for name, (models, _) in pairs.items()}
+            used |= {name: models.identity["diffusion"] for name, models in sets.items()}
         for name, root in roots.items():
             dataset = open_dataset(name, root)
             keep(name, min(asked.images, len(dataset)), used, crossed(dataset, read, asked.images, asked.cut // 2))

@@ -18,7 +18,7 @@ from fsdlib.project import NOTEBOOKS, REPORTS
 
 # what a variable of `make eval` is called in the notebook, where that is not its own name in small letters
 _CALLED = dict(BATCH="batch_size")
-_TEXTS = "MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP STORE VOCABULARY DEVICE ENGINE SHARD OUTPUT".split()
+_TEXTS = "MODELS RECIPE CHANGES DATASET ROOT CLASSES CAPTIONER CLIP BACKBONE STORE VOCABULARY DEVICE ENGINE SHARD OUTPUT".split()
 _NUMBERS = ("LIMIT", "WORKERS", "BATCH", "BATCH_SECONDS", "THREADS", "REFINERS")
 _SWITCHES = ("CENTRE_CROPS", "REPLACE")
 VARIABLES = (*_TEXTS, *_NUMBERS, *_SWITCHES)
@@ -113,7 +113,7 @@ def run_name(said: Mapping[str, str]) -> str:
         places = [str(Path(said[name]).resolve()) for name in ("ROOT", "CLASSES") if said.get(name)]
         parts += [Path(places[0]).name[:40], _hash(json.dumps(places))]
     parts += ["centre"] if "CENTRE_CROPS" in said and _switch("CENTRE_CROPS", said["CENTRE_CROPS"]) else []
-    parts += [said["MODELS"], said.get("CAPTIONER", ""), said.get("CLIP", ""), said["RECIPE"]]
+    parts += [said["MODELS"], *(said.get(part, "") for part in ("CAPTIONER", "CLIP", "BACKBONE")), said["RECIPE"]]
     parts += [said.get("CHANGES", ""), said.get("VOCABULARY", "")]
     parts += [f"first{said['LIMIT']}"] if said.get("LIMIT", "0") != "0" else []
     name = _safe("-".join(filter(None, parts)))

@@ -5,6 +5,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from fsdlib.backbones import check_backbone
 from fsdlib.measure.run import check_settings
 from fsdlib.models import sources, usable_device
 from fsdlib.recipe import get_recipe, parse_changes
@@ -12,7 +13,9 @@ from fsdlib.recipe import get_recipe, parse_changes
 _TEXT, _WHOLE, _NUMBER, _SWITCH = "text", "a whole number", "a number", "True or False"
 _KINDS = {_TEXT: (str,), _WHOLE: (int,), _NUMBER: (int, float), _SWITCH: (bool,)}
 PARAMETERS = (
-    dict.fromkeys(("models", "captioner", "clip", "recipe", "changes", "vocabulary", "device", "engine"), _TEXT)
+    dict.fromkeys(
+        ("models", "captioner", "clip", "backbone", "recipe", "changes", "vocabulary", "device", "engine"), _TEXT
+    )
     | dict.fromkeys(("dataset", "root", "classes", "shard", "store", "output"), _TEXT)
     | dict.fromkeys(("limit", "seed", "batch_size", "threads", "workers", "refiners", "batch_seconds"), _WHOLE)
     | dict.fromkeys(("centre_crops", "replace"), _SWITCH)
@@ -36,9 +39,10 @@ def check_parameters(notebook: Mapping[str, Any]) -> None:
         if type(p[name]) not in _KINDS[kind]:
             how = f"; papermill takes it as text with -r {name}" if kind is _TEXT else ""
             raise ValueError(f"{name} is {p[name]!r}: give {kind}{how}")
-    sources(p["models"], p["captioner"] or None, p["clip"] or None)
+    sources(p["models"], p["captioner"] or None, p["clip"] or None, p["backbone"] or None)
     told = {"vocabulary": p["vocabulary"]} if p["vocabulary"] else {}
-    get_recipe(p["recipe"]).with_changes(parse_changes(p["changes"]) | told)
+    recipe = get_recipe(p["recipe"]).with_changes(parse_changes(p["changes"]) | told)
+    check_backbone(recipe.features, p["backbone"] or None)
     run = "seed batch_size replace engine workers shard tolerated_failures threads batch_seconds".split()
     check_settings(limit=p["limit"] or None, **{name: p[name] for name in run})
     if p["refiners"] < 0:

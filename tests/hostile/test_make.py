@@ -113,13 +113,14 @@ def test_names_of_folders_are_as_they_were_where_nothing_new_is_said():
 
 
 def test_all_that_tells_two_runs_apart_is_in_their_folders_names(tmp_path):
-    """14 commands, no two alike, two differing after 300 digits -> 14 folders' names in plain letters, 170 at most"""
+    """15 commands, no two alike, two differing after 300 digits -> 15 folders' names in plain letters, 170 at most"""
     told = dict(MODELS="sd14", RECIPE="paper", DATASET="folder", ROOT=str(tmp_path / "a/my pictures 🐈"))
     others = [
         dict(ROOT=str(tmp_path / "b/my pictures 🐈")), dict(CLASSES="other.txt"), dict(CAPTIONER="blip2"),
         dict(CLIP="blip2", CAPTIONER="x"), dict(CLIP="convnext-large"), dict(CHANGES="clusters.count=8"),
         dict(CHANGES=f"clusters.count={'8' * 300}"), dict(CHANGES=f"clusters.count={'8' * 301}"), dict(LIMIT="3"),
         dict(CENTRE_CROPS="True"), dict(MODELS="mini"), dict(RECIPE="best"), dict(VOCABULARY="open"),
+        dict(BACKBONE="dinov2"),
     ]  # fmt: skip
     names = [run_name(told | other) for other in [{}, *others]]
     assert len(set(names)) == len(names) and all(re.fullmatch("[A-Za-z0-9.=_-]{1,170}", name) for name in names)

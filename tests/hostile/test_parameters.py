@@ -99,6 +99,18 @@ def test_what_is_checked_are_the_notebooks_parameters_and_its_defaults_pass():
         ("models", "sd99", "no model set is called 'sd99': choose one of mini"),
         ("captioner", "gpt", "no captioner is called 'gpt': choose one of mini"),
         ("clip", "siglip", "no clip is called 'siglip': choose one of mini"),
+        ("backbone", "sam", "no backbone is called 'sam': choose one of scenes-mae"),
+        (
+            "backbone",
+            "dino",
+            "the recipe's features, unet, do not read the backbone 'dino': change them to features=network",
+        ),
+        (
+            "backbone",
+            "sd3",
+            "the recipe's features, unet, do not read the backbone 'sd3': change them to features=transformer",
+        ),
+        ("changes", "features=network", "features=network needs a backbone to read: load them with backbone= one of"),
         ("recipe", "worst", "no recipe is called 'worst': choose one of paper, best"),
         ("changes", "clusters.count=many", "clusters.count='many' does not fit recipe 'paper'"),
         ("changes", "cluster.count=8", "there is no option 'cluster"),
@@ -114,6 +126,12 @@ def test_the_notebook_refuses_it_in_one_sentence(name, value, said):
     with pytest.raises(ValueError, match=said) as refused:
         check_parameters(DEFAULTS | {name: value})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("changes", ["features=network", '{"features": {"kind": "network", "layer": -2}}'])
+def test_a_backbone_and_features_that_read_it_are_taken(changes):
+    """a backbone with features=network, as words or as JSON -> taken"""
+    check_parameters(DEFAULTS | dict(backbone="scenes-mae-untrained", changes=changes))
 
 
 @pytest.mark.parametrize(

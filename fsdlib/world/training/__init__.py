@@ -15,6 +15,11 @@ from fsdlib.world.training.clip import train_clip
 from fsdlib.world.training.data import SceneArrays, augmented, training_close_ups, training_scenes
 from fsdlib.world.training.loop import fit
 from fsdlib.world.training.manifest import write_manifest
+from fsdlib.world.training.selfsupervised import (
+    export_selfsupervised,
+    fit_selfsupervised,
+    train_selfsupervised,
+)
 from fsdlib.world.training.settings import PARTS, Settings
 from fsdlib.world.training.status import status
 from fsdlib.world.training.unet import export_unet, fit_unet, train_unet
@@ -26,6 +31,7 @@ TRAINERS = {
     "captioner": train_captioner,
     "autoencoder": train_autoencoder,
     "unet": train_unet,
+    "selfsupervised": train_selfsupervised,
 }
 
 __all__ = [
@@ -34,13 +40,16 @@ __all__ = [
     "SceneArrays",
     "Settings",
     "augmented",
+    "export_selfsupervised",
     "export_unet",
     "fit",
+    "fit_selfsupervised",
     "fit_unet",
     "status",
     "train_autoencoder",
     "train_captioner",
     "train_clip",
+    "train_selfsupervised",
     "train_unet",
     "train_vision",
     "training_close_ups",

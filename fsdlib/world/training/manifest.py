@@ -26,18 +26,20 @@ def write_manifest(settings: Settings, folder: Path = TRAINING, out: Path = MINI
     return _written(manifest, out)
 
 
-def renew_manifest(part: str, weights: str, settings: Settings, folder: Path = TRAINING, out: Path = MINI) -> dict:
+def renew_manifest(
+    part: str, weights: str, settings: Settings, folder: Path = TRAINING, out: Path = MINI, apart: bool = False
+) -> dict:
     """Write the manifest anew after one part was exchanged, whose weights are in `out`/`weights`; returns it.
 
     The hashes, settings and losses of the other parts stay. What the models reached was reached with the old part, so
-    it is taken out.
+    it is taken out; but of a part that stands `apart`, which no other model reads, it stays.
     """
     manifest = json.loads((Path(out) / "manifest.json").read_text())
     own = {name: value for name, value in settings.model_dump(mode="json").items() if name.startswith(f"{part}_")}
     manifest["files"] |= _hashes(weights, out)
     manifest["settings"] |= own
     manifest["history"][part] = _history(part, folder)
-    return _written(manifest | dict(reached=None), out)
+    return _written(manifest if apart else manifest | dict(reached=None), out)
 
 
 def _hashes(weights: str, out: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from fsdlib.world.scenes import STYLES, Style
 
-PARTS = ("clip", "captioner", "autoencoder", "unet", "vision")  # their places enter the seeds: a new one goes last
+# their places enter the seeds: a new one goes last
+PARTS = ("clip", "captioner", "autoencoder", "unet", "vision", "selfsupervised")
 
 
 class Settings(BaseModel):
@@ -31,11 +32,14 @@ class Settings(BaseModel):
     unet_every: PositiveInt = 200  # steps from one validation and checkpoint of the UNet to the next
     unet_monitor_every: PositiveInt = 1_000  # steps, a multiple of unet_every, from one measurement of it to the next
     unet_probes: PositiveInt = 60  # train scenes that no part learns from, on which its features are measured
+    selfsupervised_steps: PositiveInt = 380
+    selfsupervised_scenes: PositiveInt = 8_000  # drawn for it alone, so that it waits for no others
     clip_batch: PositiveInt = 64
     vision_batch: PositiveInt = 128
     captioner_batch: PositiveInt = 32
     autoencoder_batch: PositiveInt = 48
     unet_batch: PositiveInt = 32
+    selfsupervised_batch: PositiveInt = 64
     validate_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 100
     workers: PositiveInt = 2  # processes that draw scenes
@@ -51,6 +55,8 @@ class Settings(BaseModel):
             captioner_steps=40,
             autoencoder_steps=40,
             unet_steps=24,
+            selfsupervised_steps=40,
+            selfsupervised_scenes=96,
             unet_probes=2,
         )
         small = dict(
@@ -59,6 +65,7 @@ class Settings(BaseModel):
             captioner_batch=8,
             autoencoder_batch=8,
             unet_batch=8,
+            selfsupervised_batch=16,
             validate_every=8,
             checkpoint_every=8,
             unet_warm_up=8,

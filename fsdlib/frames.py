@@ -16,7 +16,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 _SLIDER = """<div style="max-width:{width}px;font:14px sans-serif">
-<label>{name} <input type="range" min="0" max="{last}" value="{first}" style="width:60%;vertical-align:middle" oninput="
+<label>{name} <input type="range" data-lm-suppress-shortcuts="true" min="0" max="{last}" value="{first}" style="width:60%;vertical-align:middle" oninput="
 const box = this.closest('div'), frames = box.querySelectorAll('img');
 frames.forEach((frame, i) => frame.style.display = i == this.value ? 'block' : 'none');
 box.querySelector('output').textContent = frames[this.value].alt;"></label> <output>{said}</output>

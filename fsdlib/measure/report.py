@@ -55,15 +55,15 @@ HEADS = {
     for name, head in {
         f"mIoU {protocol}": (protocol, "mIoU"),
         f"interval {protocol}": (protocol, "95 %"),
-        f"empty {protocol}": ("empty label map", protocol),
-        f"mIoU {protocol}, no background": ("without background", protocol),
+        f"empty {protocol}": ("empty label map", protocol.split("_")[-1]),
+        f"mIoU {protocol}, no background": ("without background", protocol.split("_")[-1]),
         f"difference {protocol}": (protocol, "ahead"),
         f"difference interval {protocol}": (protocol, "95 %"),
     }.items()
 } | {
     "pixel accuracy": ("accuracy", "pixels"),
     "mean accuracy": ("accuracy", "classes"),
-    "frequency-weighted IoU": ("IoU", "frequency-weighted"),
+    "frequency-weighted IoU": ("IoU", "weighted"),
 }
 NOTHING_KNOWN = {"mini": "the mini models have never seen a photograph"}
 

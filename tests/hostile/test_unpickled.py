@@ -37,7 +37,7 @@ def offences(source):
 
 
 def test_the_search_finds_what_it_looks_for():
-    """lines that unpickle or run text, to the search itself -> found; the reader of tensors alone -> let through"""
+    """lines that unpickle or run text, and one that reads tensors alone, to the search itself -> all found but the last"""
     for source in ("import pickle", "from joblib import load", "torch.load(path)", "eval(text)", "f(shell=True)"):
         assert list(offences(source)), source
     assert list(offences("torch.load(path, weights_only=False)"))

@@ -325,9 +325,11 @@ def paired(runs: Sequence[Run], first: Run) -> pd.DataFrame:
             raise ValueError(f"{run.folder} and {first.folder} are not over the same images: compare runs that are")
         found = _ahead(run, first)
         if found is None:
+            found = {}
             apart = (mine - others[mine.index]).dropna().to_numpy()
-            drawn = apart[np.random.default_rng(0).integers(len(apart), size=(1000, len(apart)))].mean(axis=1)
-            found = {"per_image": (apart.mean(), *np.quantile(drawn, [0.025, 0.975]))}
+            if len(apart):  # a picture of void alone has no score
+                drawn = apart[np.random.default_rng(0).integers(len(apart), size=(1000, len(apart)))].mean(axis=1)
+                found = {"per_image": (apart.mean(), *np.quantile(drawn, [0.025, 0.975]))}
         row = _identity(run) | dict(against=first.title)
         for protocol in PROTOCOLS:
             difference, *ends = found.get(protocol, (None, None, None))
@@ -359,7 +361,7 @@ def _identity(run: Run) -> dict[str, Any]:
 
 def interval(ends: Sequence[float | None]) -> str:
     """An interval of shares in percent, as a table has it; "" where there is none."""
-    known = [end for end in ends if end is not None]
+    known = [end for end in ends if end is not None and not np.isnan(end)]
     return " to ".join(f"{100 * end:.1f}" for end in known) if len(known) == 2 else ""
 
 

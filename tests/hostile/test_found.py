@@ -297,4 +297,6 @@ def test_a_run_over_void_alone_stands_in_the_tables_without_scores(dataset, meth
     table = report.all_scores(runs)
     assert table["mIoU dataset"].isna().all() and table["interval dataset"].tolist() == [""]
     assert report.other_scores(runs)["empty dataset"].isna().all() and one_page(runs[0])
+    compared = report.paired(runs, runs[0])
+    assert compared["difference per_image"].tolist() == [0] and compared["difference interval dataset"].tolist() == [""]
     assert report.stage_scores(runs)["caption recall"].isna().all() and runs[0].objects.empty

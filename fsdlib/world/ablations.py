@@ -109,7 +109,7 @@ def counted(dataset: Dataset, models: Models, recipe: Recipe, count: int, batch:
 
 
 def row(counts: Sequence[np.ndarray], first: Sequence[np.ndarray], background: bool) -> dict:
-    """mIoU under every protocol, and in `ahead` by how much it is above that of the first, with the middle 95 % of draws."""
+    """mIoU under every protocol, and in `ahead` by how much it is above that of the first, with its interval (95 %)."""
     means, ahead = scores.miou(counts, background), scores.ahead(counts, first, background)
     return {name: round(value, 4) for name, value in means.items()} | dict(
         ahead={name: [round(value, 4) for value in values] for name, values in ahead.items()}

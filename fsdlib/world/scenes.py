@@ -22,8 +22,9 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
+from fsdlib.pictures import label_png
 from fsdlib.project import CLASSES, SCENES, write_atomically
-from fsdlib.vocabulary import palette, plural
+from fsdlib.vocabulary import plural
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
 Style = Literal["twemoji", "openmoji"]
@@ -380,9 +381,7 @@ def write_scenes(
         for number, name in enumerate(names):
             drawn = scene_of_split(split, number, seed, side, styles, sprite_folder)
             write_atomically(root / "JPEGImages" / f"{name}.png", _encoded(Image.fromarray(drawn.image)))
-            mask = Image.fromarray(drawn.labels, "P")
-            mask.putpalette(palette())
-            write_atomically(root / "SegmentationClass" / f"{name}.png", _encoded(mask))
+            write_atomically(root / "SegmentationClass" / f"{name}.png", label_png(drawn.labels))
             pictures.append(dict(id=len(pictures), file_name=f"{name}.png", width=side, height=side))
             for caption in drawn.captions:
                 annotations.append(dict(id=len(annotations), image_id=pictures[-1]["id"], caption=caption))

@@ -59,14 +59,11 @@ def run_figure(history: Sequence[dict], rgb: float) -> Figure:
     captions.set(xlabel="step", ylabel="loss (% higher)", title="another scene's caption")
     for timestep, colour in ((100, NOUN), (300, ADDED)):
         features.plot(at, [row[f"features_{timestep}"] for row in measured], color=colour, label=f"t = {timestep}")
-        features.plot(
-            at, [row[f"smooth_{timestep}"] for row in measured], ":", color=colour, label=f"t = {timestep}, 3 x 3"
-        )
+        features.plot(at, [row[f"smooth_{timestep}"] for row in measured], ":", color=colour, label="3 x 3 cells")
     features.axhline(rgb, color=DROPPED, linestyle="--", label="colours")
-    features.set(xlabel="step", ylabel="majority-matched mIoU", title="features", ylim=(0, None))
+    features.set(xlabel="step", ylabel="majority-matched mIoU", title="features")
     for ax in (losses, captions, features):
-        below = dict(loc="lower center", ncols=2) if ax is features else {}
-        ax.legend(frameon=False, fontsize=8, **below)
+        ax.legend(frameon=False, fontsize=8)
         sns.despine(ax=ax)
     return figure
 

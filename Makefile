@@ -38,7 +38,7 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@$(MAKE) --no-print-directory scenes
 	@echo "2 of 3: the notebooks, two at a time (a few minutes on two cores)"
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
-	@echo "3 of 3: what captioner, CLIP and features reach (a minute or so)"
+	@echo "3 of 3: what captioner, CLIP and diffusion model reach (a few minutes)"
 	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.world.reached $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports/quickstart $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'

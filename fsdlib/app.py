@@ -26,7 +26,7 @@ from fsdlib.models import MODEL_SETS, ModelUnavailable, load_models
 from fsdlib.pipeline import Result, segment
 from fsdlib.project import CLASSES
 from fsdlib.recipe import BACKGROUND_NAMES, RECIPES, get_recipe
-from fsdlib.vocabulary import Vocabulary, palette
+from fsdlib.vocabulary import Vocabulary
 
 SIDE = 1000  # pixels of the longer side of a picture on the page; files keep the picture's own
 SPECK = 8  # pixels: smaller ones are not outlined on the page; the files have them
@@ -107,13 +107,6 @@ def facts(result: Result, picture: str, models: str) -> dict:
     )
 
 
-def label_png(labels: np.ndarray) -> bytes:
-    """Labels, (H, W) uint8, as an indexed PNG in VOC's colours: a pixel's index is its label."""
-    indexed = Image.fromarray(labels, "P")
-    indexed.putpalette(palette())
-    return _png(indexed)
-
-
 def overlay_png(image: np.ndarray, result: Result) -> bytes:
     """The picture with its named masks and their legend, as `show_overlay` draws them, as a PNG."""
     figure, buffer = Figure(figsize=(6, 6)), io.BytesIO()
@@ -128,7 +121,7 @@ def files(image: np.ndarray, result: Result, picture: str, models: str) -> dict[
     said = json.dumps(facts(result, picture, models), indent=1, ensure_ascii=False, allow_nan=False)
     return {
         f"{stem}_overlay.png": overlay_png(image, result),
-        f"{stem}_labels.png": label_png(result.labels),
+        f"{stem}_labels.png": pictures.label_png(result.labels),
         f"{stem}.json": said.encode(),
     }
 

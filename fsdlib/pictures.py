@@ -1,4 +1,4 @@
-"""Any picture as RGB of eight bits, as a person sees it on a white page, or a refusal that says why."""
+"""Any picture as RGB of eight bits, as a person sees it on a white page, or a refusal that says why; label maps as PNG."""
 
 import io
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
+
+from fsdlib.vocabulary import palette
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # what counts as a picture in a folder
 UNREAD = (".avif", ".heic", ".heif", ".j2k", ".jp2", ".jpx", ".jxl")  # pictures too, of kinds that are not read
@@ -78,6 +80,21 @@ def rgb(picture: Image.Image) -> np.ndarray:
         _refuse_size(picture)
         _refuse_kind(picture)
         return _rgb(picture)
+
+
+def label_png(labels: np.ndarray, colours: bytes | None = None) -> bytes:
+    """A label map as the bytes of an indexed PNG, in which a pixel's index is its label.
+
+    labels: (H, W) uint8; colours: 768 bytes, as `Vocabulary.palette` has them, VOC's by default.
+
+    >>> stored = Image.open(io.BytesIO(label_png(np.array([[0, 15]], np.uint8))))
+    >>> np.asarray(stored).tolist(), stored.convert("RGB").getpixel((1, 0))
+    ([[0, 15]], (192, 128, 128))
+    """
+    picture, buffer = Image.fromarray(labels, "P"), io.BytesIO()
+    picture.putpalette(palette() if colours is None else colours)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The whole method: a picture in, a label map with names out. Composes the stages; adds nothing to them."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
@@ -19,7 +18,7 @@ from fsdlib.project import write_atomically
 from fsdlib.recipe import Recipe
 from fsdlib.refinement import paint
 from fsdlib.stopwatch import Stopwatch, timed
-from fsdlib.vocabulary import Vocabulary, palette
+from fsdlib.vocabulary import Vocabulary
 from fsdlib.words import Candidate, Word
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -102,12 +101,8 @@ class Result:
     def save(self, stem: Path | str) -> tuple[Path, Path]:
         """Write `stem`.png (palette PNG of the labels, VOC's colours) and `stem`.json (everything else); returns both paths."""
         stem = Path(stem)
-        picture = Image.fromarray(self.labels, "P")
-        picture.putpalette(palette())
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
         return (
-            write_atomically(stem.with_name(stem.name + ".png"), buffer.getvalue()),
+            write_atomically(stem.with_name(stem.name + ".png"), pictures.label_png(self.labels)),
             write_atomically(
                 stem.with_name(stem.name + ".json"), json.dumps(self.as_dict(), indent=1, allow_nan=False)
             ),

@@ -21,7 +21,7 @@ from PIL import Image
 from test_lab import CHROMIUM, browser, keep  # noqa: F401  the browser is a fixture
 
 import fsdlib
-from fsdlib import app
+from fsdlib import app, pictures
 from fsdlib.pipeline import segment
 from fsdlib.project import NOTEBOOKS, ROOT
 from fsdlib.recipe import get_recipe
@@ -108,7 +108,7 @@ def test_a_large_picture_is_shown_small_and_kept_large(mini, scene):
     large = np.kron(scene.image, np.ones((7, 7, 1), np.uint8))[:, :700]
     whole = segment(large, mini, get_recipe("fast"))
     assert drawn(large, whole).get("viewBox") == f"0 0 {round(700 * app.SIDE / 1344)} {app.SIDE}"
-    assert Image.open(io.BytesIO(app.label_png(whole.labels))).size == (700, 1344)
+    assert Image.open(io.BytesIO(pictures.label_png(whole.labels))).size == (700, 1344)
 
 
 def test_the_links_hold_overlay_label_map_and_facts(scene, result):

@@ -56,7 +56,7 @@ OFFICIAL = {
 # COCO-Stuff: 0 person, 10 fire hydrant, 12 stop sign (11 was removed), 91 banner, 181 wood. Context's 459: 2 aeroplane, 397 table,
 # 431 unknown, 458 wood, 255 and 459 without a class among the 59. Cityscapes: 7 road, 14 guard rail (no class), 33 bicycle.
 MAPPED = {
-    "scenes": ("voc", [0, 1, 44, 255], [0, 1, 44, 255]),
+    "scenes": ("scenes", [0, 1, 44, 255], [0, 1, 44, 255]),
     "voc12": ("voc", [0, 1, 20, 255], [0, 1, 20, 255]),
     "voc20": ("voc", [0, 1, 20, 255], [255, 1, 20, 255]),
     "coco_object_maps": ("coco_stuff", [0, 10, 12, 91, 181, 255], [1, 11, 12, 0, 0, 0]),
@@ -88,6 +88,7 @@ STRANGE = {
 }
 # (picture, mask, listing) by layout
 FILES = {
+    "scenes": ("JPEGImages/{}.png", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt"),
     "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", "ImageSets/Segmentation/val.txt"),
     "coco_stuff": ("val2017/{}.jpg", "stuffthingmaps/val2017/{}.png", None),
     "context_mat": ("JPEGImages/{}.jpg", "trainval/{}.mat", "ImageSets/Main/val.txt"),

@@ -244,7 +244,7 @@ def test_a_folder_refuses_another_configuration_and_replaces_it_when_told_to(run
 
 def test_a_bad_image_costs_its_own_row_and_is_tried_again(dataset, paper, run, tmp_path):
     root = write_scenes(tmp_path / "scenes", val=SCENES, side=96)
-    picture = root / "JPEGImages" / "val_000002.jpg"
+    picture = root / "JPEGImages" / "val_000002.png"
     whole = picture.read_bytes()
     picture.write_bytes(whole[:200] + bytes(len(whole) - 200))
     damaged = open_dataset("scenes", root)

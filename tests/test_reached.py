@@ -15,14 +15,17 @@ from fsdlib.world.reached import (
     accuracy,
     as_text,
     caption_scores,
+    drawn_again,
     feature_scores,
+    losses_under_captions,
     naming_confusion,
     open_words,
+    painted_right,
     retrieval,
     samples,
     style_transfer,
 )
-from fsdlib.world.scenes import scene_of_split, write_scenes
+from fsdlib.world.scenes import close_up, scene_of_split, write_scenes
 from fsdlib.world.training import Settings
 
 SCENES = Vocabulary.read(CLASSES / "scenes.csv")
@@ -158,6 +161,9 @@ def test_the_report_prints_both_protocols_of_each_recipe():
         features=dict(diffusion=0.125),
         retrieval=dict(caption_at_1=0.5, scene_at_1=0.25),
         open_vocabulary=dict(scenes=10, named_right=0.5),
+        attention=dict(pairs=8, right=0.625, chance=0.1),
+        losses={f"{told}_{t}": 0.5 + 0.05 * (told == "wrong") for told in ("right", "wrong") for t in (300, 500, 800)},
+        painting=dict(pictures=4, named_right=0.75, chance=0.02),
         end_to_end=dict(paper=dict(dataset=0.111, per_image=0.222), best=dict(dataset=0.333, per_image=0.444)),
     )
     lines = [line.split() for line in as_text(content).splitlines()]
@@ -166,3 +172,35 @@ def test_the_report_prints_both_protocols_of_each_recipe():
         and ["best", "0.333", "0.444"] in lines
         and ["mIoU", "dataset", "per_image"] in lines
     )
+    said = as_text(content)
+    assert "a wrong caption costs 10.0, 10.0, 10.0 % of the loss at t = 300, 500, 800" in said
+    assert "0.750 of 4 samples are named as prompted" in said and "0.625 of class words" in said
+
+
+def test_scenes_are_drawn_again_as_they_were_written(tmp_path):
+    dataset = open_dataset("scenes", write_scenes(tmp_path, val=2, seed=5, side=96, styles=("openmoji",)))
+    for i, scene in enumerate(drawn_again(dataset, 2)):
+        assert np.array_equal(scene.image, dataset.image(i)) and np.array_equal(scene.labels, dataset.labels(i))
+        assert list(scene.captions) == list(dataset.captions[dataset.ids[i]])
+
+
+def test_painted_pictures_count_as_right_where_clip_says_the_prompts_class(mini, monkeypatch):
+    """CLIP is asked of real close-ups in the place of painted ones, of which it knows nine in ten, and of pictures of nothing."""
+    from fsdlib.world import reached
+
+    real = [close_up(scene_of_split("val", i), np.random.default_rng([0, i])) for i in range(40)]
+    shown = {one.captions[0]: one.image for one in real}
+    monkeypatch.setattr(reached, "samples", lambda captions, *_, **__: [shown[caption] for caption in captions])
+    found = painted_right(mini.clip, SCENES, 20)
+    assert found["pictures"] == 20 and found["chance"] == 1 / 44 and found["named_right"] >= 0.8
+    monkeypatch.setattr(
+        reached, "samples", lambda captions, *_, **__: np.full((len(captions), 64, 64, 3), 128, np.uint8)
+    )
+    assert painted_right(mini.clip, SCENES, 20)["named_right"] <= 0.2
+
+
+def test_losses_under_captions_are_those_of_the_models_own_scheduler_and_text_encoder(mini):
+    """One scene, its own caption as the wrong one too: right and wrong agree, and t = 800 is harder to foretell than t = 300."""
+    found = losses_under_captions(mini.diffusion, [scene_of_split("val", 0)])
+    assert found["right_500"] == found["wrong_500"] != found["none_500"]
+    assert 0 < found["right_300"] < found["right_800"] < 1.5

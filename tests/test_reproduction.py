@@ -281,7 +281,7 @@ def test_where_models_or_pictures_are_missing_the_first_rung_says_how_to_get_the
     without = Climb(ModelSet("mini", "cpu"), replace(SUBJECTS["mini"], goals=(Goal("voc12"),)), {}, tmp_path / "runs")
     assert "dataset 'voc12' needs a root" in reproduce(without, tmp_path)["rungs"][0]["sentence"]
     few = Climb(ModelSet("mini", "cpu"), SUBJECTS["mini"], dict(scenes=write_scenes(tmp_path / "few", val=4)), tmp_path)
-    assert "val_000004.jpg is missing" in reproduce(few, tmp_path)["rungs"][0]["sentence"]
+    assert "val_000004.png is missing" in reproduce(few, tmp_path)["rungs"][0]["sentence"]
 
 
 @pytest.mark.slow

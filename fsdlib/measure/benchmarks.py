@@ -154,10 +154,14 @@ def _require(name: str, *paths: Path) -> None:
         raise FileNotFoundError(f"dataset {name!r} lacks {', '.join(missing)}. {instructions(name)}")
 
 
-def _voc(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
-    return _listed(
-        benchmark, name, root, split, root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass"
-    )
+def _voc(benchmark: Benchmark, name: str, root: Path, split: str, pictured: str = ".jpg") -> Dataset:
+    listing, masks = root / "ImageSets" / "Segmentation" / f"{split}.txt", root / "SegmentationClass"
+    return _listed(benchmark, name, root, split, listing, masks, pictured=pictured)
+
+
+def _scenes(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
+    """VOC's folders with pictures that lose nothing, so that a scene is the same here and as it is drawn."""
+    return _voc(benchmark, name, root, split, ".png")
 
 
 def _context(benchmark: Benchmark, name: str, root: Path, split: str) -> Dataset:
@@ -195,6 +199,7 @@ def _listed(
     kind: type[Dataset] = Dataset,
     official: bool = True,
     splits: dict[str, int] | None = None,
+    pictured: str = ".jpg",
 ) -> Dataset:
     """A dataset in VOC's folders, whose listing says which images a split has."""
     pictures = root / "JPEGImages"
@@ -206,7 +211,7 @@ def _listed(
         split,
         benchmark.vocabulary(),
         ids,
-        tuple(pictures / f"{i}.jpg" for i in ids),
+        tuple(pictures / f"{i}{pictured}" for i in ids),
         tuple(masks / f"{i}{ending}" for i in ids),
         benchmark.lookup(official),
         (splits or benchmark.splits).get(split),
@@ -475,7 +480,7 @@ _COCO_SPLITS = {"train": 118287, "val": 5000}
 DATASETS = {
     "scenes": Benchmark(
         "scenes.csv",
-        _voc,
+        _scenes,
         {},
         "drawings: Twemoji CC BY 4.0, OpenMoji CC BY-SA 4.0",
         root=SCENES,

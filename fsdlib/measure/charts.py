@@ -147,7 +147,7 @@ def show_interval(values: dict[str, tuple[float, float, float]], ax=None, title:
 
 
 def show_groupings(table: pd.DataFrame, ax=None, title: str = ""):
-    """What features are worth: a bar for each number of clusters, with the interval that 95 of 100 draws of pictures lie in.
+    """What features are worth: a bar for each number of clusters, with its interval over draws of the pictures.
 
     table: as `fsdlib.measure.groupings.compared` returns it. Features stand in the order of their scores at the largest K; where a
     clustering refused a picture there is a word in place of the bar.

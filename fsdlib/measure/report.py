@@ -340,11 +340,10 @@ def paired(runs: Sequence[Run], first: Run) -> pd.DataFrame:
 
 
 def _ahead(run: Run, first: Run) -> dict[str, tuple[float, float, float]] | None:
-    """As `scores.ahead`, or None where the counts of an image are not at hand, or void counts otherwise than it has it."""
-    if run.summary["void_is_background"] != run.summary["background"]:
-        return None
+    """As `scores.ahead`, or None where the counts of an image are not at hand."""
     mine, others = (_counts(one, first.images.id) for one in (run, first))
-    return ahead(mine, others, run.summary["background"]) if mine and others else None
+    void = run.summary["void_is_background"]
+    return ahead(mine, others, run.summary["background"], void_is_background=void) if mine and others else None
 
 
 def _counts(run: Run, images: Sequence[str]) -> list[np.ndarray]:

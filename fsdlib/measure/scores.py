@@ -180,17 +180,20 @@ def bootstrap(
     resamples: int = 1000,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of all protocols' mIoU over resampled images: {protocol: (low, high)}.
+    """Intervals of all protocols' mIoU from resampled images: {protocol: (low, high)}.
 
     of_images: (N, 3, classes), `areas` of each image; image_mious: for each protocol that is a mean over images, (N,),
-    nan where an image has none. Images are drawn with replacement (Efron, 1979), N of them, `resamples` times; all
-    protocols see the same draws. A class that no drawn image holds keeps its IoU over all images: left out, rare
-    classes, which are often the worst, would lift the mean of the draws.
+    nan where an image has none. Images are drawn with replacement, N of them, `resamples` times; all protocols see the
+    same draws. A class that no drawn image holds keeps its IoU over all images: left out, rare classes, which are often
+    the worst, would lift the mean of the draws. An interval is the middle of the draws (Efron, 1979), moved so that their
+    mean is the score: a class of few images, which many draws hold in part, pulls the draws below the score, at times all
+    of them.
     """
-    tails = [(1 - level) / 2, (1 + level) / 2]
     found = _resampled(of_images, image_mious, background, seed, resamples)
-    quantiles = {protocol: np.nanquantile(values, tails) for protocol, values in found.items()}
-    return {protocol: (float(low), float(high)) for protocol, (low, high) in quantiles.items()}
+    over_all = iou_of_areas(of_images.sum(axis=0, dtype=np.int64))[0 if background else 1 :]
+    reached = {"dataset": mean(over_all)} | {protocol: mean(values) for protocol, values in image_mious.items()}
+    intervals = {protocol: _interval(values, reached[protocol], level) for protocol, values in found.items()}
+    return {protocol: (max(0.0, low), min(1.0, high)) for protocol, (low, high) in intervals.items()}
 
 
 def ahead(
@@ -200,26 +203,38 @@ def ahead(
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
+    void_is_background: bool | None = None,
 ) -> dict[str, tuple[float, float, float]]:
     """By how much one method's mIoU is above another's on the same images: {protocol: (difference, low, high)}.
 
     ours, others: `confusion` counts, one an image, in the same order. The interval is that of the difference where both
-    are drawn alike (as in `bootstrap`): images that are hard for both do not widen it.
+    are drawn alike (as in `bootstrap`): images that are hard for both do not widen it. void_is_background: as in `miou`.
     """
-    means = [miou(counts, background) for counts in (ours, others)]
+    folds = background if void_is_background is None else void_is_background
+    means = [miou(counts, background, folds) for counts in (ours, others)]
     drawn = []
     for counts in (ours, others):
         of_images = {
-            "per_image": np.array([image_miou(one, background) for one in counts]),
+            "per_image": np.array([image_miou(one, folds) for one in counts]),
             "per_image_union": np.array([image_union_miou(one, background) for one in counts]),
         }
         drawn.append(_resampled(np.stack([areas(one) for one in counts]), of_images, background, seed, resamples))
     found = {}
     for protocol in means[0]:
-        differences = np.subtract(drawn[0][protocol], drawn[1][protocol])
-        low, high = np.nanquantile(differences, [(1 - level) / 2, (1 + level) / 2])
-        found[protocol] = (means[0][protocol] - means[1][protocol], float(low), float(high))
+        difference = means[0][protocol] - means[1][protocol]
+        draws = np.subtract(drawn[0][protocol], drawn[1][protocol])
+        found[protocol] = (difference, *_interval(draws, difference, level))
     return found
+
+
+def _interval(draws: Sequence[float] | np.ndarray, reached: float, level: float) -> tuple[float, float]:
+    """The middle of the draws, moved so that their mean is what was reached; nan without any draw."""
+    draws = np.asarray(draws, float)
+    draws = draws[~np.isnan(draws)]
+    if not len(draws):
+        return float("nan"), float("nan")
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) + (reached - draws.mean())
+    return float(low), float(high)
 
 
 def _resampled(

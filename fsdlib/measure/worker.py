@@ -1,6 +1,5 @@
 """The worker of a run: segments batches of a dataset, counts, and writes one row an image. Many may share a folder."""
 
-import io
 import json
 import re
 import sys
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from scipy.ndimage import label as connected_parts
 
 from fsdlib import words
@@ -20,6 +18,7 @@ from fsdlib.measure.scores import rounded
 from fsdlib.measure.segmenters import Prediction, Segmenter, one_each
 from fsdlib.measure.summary import MATCHINGS, files_of, keep, label_map_hash, sealed, sparse
 from fsdlib.models import ModelUnavailable
+from fsdlib.pictures import label_png
 from fsdlib.stream import threads_of
 from fsdlib.vocabulary import VOID, Vocabulary
 
@@ -118,7 +117,7 @@ class Worker:
         if isinstance(outcome, Exception):
             row["failed"] = re.sub(r" at 0x[0-9a-f]+", "", f"{type(outcome).__name__}: {outcome}")
         else:
-            label_map = _palette_png(prediction.labels, self.dataset.vocabulary.palette)
+            label_map = label_png(prediction.labels, self.dataset.vocabulary.palette)
             keep(self.folder, of_labels, label_map)
             row |= label_map_hash(label_map)
             timing = dict(
@@ -179,13 +178,6 @@ def _regions(truth: np.ndarray) -> int:
         parts, _ = connected_parts(truth == label)
         found += int((np.bincount(parts.ravel())[1:] >= smallest).sum())
     return found
-
-
-def _palette_png(labels: np.ndarray, palette: bytes) -> bytes:
-    picture, buffer = Image.fromarray(labels, "P"), io.BytesIO()
-    picture.putpalette(palette)
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _memory() -> dict[str, int]:

@@ -26,7 +26,8 @@ from fsdlib.vocabulary import VOID
 
 KEPT = REPORTS / "ablations.json"
 MODES = ("closed", "given", "open", "oracle")
-_CELLS: Mapping[str, Any] = {"clusters": "cells", "assignment": {"kind": "merge"}, "view": "self_correlation"}
+_MERGED: Mapping[str, Any] = {"kind": "merge", "background_names": BEST.assignment.background_names}
+_CELLS: Mapping[str, Any] = {"clusters": "cells", "assignment": _MERGED, "view": "self_correlation"}
 # `best` with one stage done otherwise: {stage: {name: changes}}. K is what `best` had before it pooled groupings.
 CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
     "features": {
@@ -63,7 +64,7 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "patches, value path": {"view": "value_path"},
         "patches, self-correlation": {"view": "self_correlation"},
         "no background names": {"assignment.background_names": ()},
-        "merged by name": {"assignment": {"kind": "merge", "background_names": BEST.assignment.background_names}},
+        "merged by name": {"assignment": _MERGED},
         "softmax as it is": {"assignment.softness": 1.0},
     },
     "spreading": {
@@ -108,7 +109,7 @@ def counted(dataset: Dataset, models: Models, recipe: Recipe, count: int, batch:
 
 
 def row(counts: Sequence[np.ndarray], first: Sequence[np.ndarray], background: bool) -> dict:
-    """mIoU under every protocol, and in `ahead` by how much it is above that of the first, with the middle 95 % of draws."""
+    """mIoU under every protocol, and in `ahead` by how much it is above that of the first, with its interval (95 %)."""
     means, ahead = scores.miou(counts, background), scores.ahead(counts, first, background)
     return {name: round(value, 4) for name, value in means.items()} | dict(
         ahead={name: [round(value, 4) for value in values] for name, values in ahead.items()}

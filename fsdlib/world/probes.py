@@ -112,26 +112,34 @@ def pointing_game(
 ) -> dict[str, float]:
     """How often the word of a class in a scene's first caption looks at the class's object.
 
-    A word looks where its cross-attention is highest: the sum over its tokens, the mean over heads and over the
-    decoder's taps of GRID cells a side. Returns `pairs`, the number of (scene, class word); `right`, the share of
+    A word looks where its cross-attention is highest (see `words_attention`). Returns `pairs`, the number of (scene, class word); `right`, the share of
     them in which that cell lies on the object; `chance`, the objects' mean share of the cells. (The pointing game:
     Zhang et al., arXiv 1608.00507, there with a margin.) Raises ValueError where no caption holds a class word.
     """
-    taps = [tap for tap in find_taps(diffusion, grid=GRID) if tap.module.startswith("up_blocks")]
-    outcomes = []
-    for scene in scenes:
-        sentence, noise_seed = scene.captions[0], image_seed(scene.image, "noise", seed)
-        queries = features(latents([scene.image], diffusion, seed), diffusion, taps, [noise_seed], timestep, sentence)
-        of_taps = [cross_attention_maps(array, tap, diffusion, sentence)[0] for array, tap in zip(queries, taps)]
-        attention = np.mean(of_taps, axis=0)
-        outcomes += [
-            pointed(attention[places].sum(axis=0), scene.labels == label)
-            for label, places in class_tokens(sentence, vocabulary, diffusion.tokenizers[0]).items()
-        ]
+    outcomes = [
+        pointed(attention, scene.labels == label)
+        for scene in scenes
+        for label, attention in words_attention(diffusion, scene, vocabulary, timestep, seed).items()
+    ]
     if not outcomes:
         raise ValueError("no caption of these scenes holds a word of the vocabulary's classes: give both of one world")
     right, chance = np.mean(outcomes, axis=0)
     return dict(pairs=len(outcomes), right=float(right), chance=float(chance))
+
+
+def words_attention(
+    diffusion: Diffusion, scene: Scene, vocabulary: Vocabulary, timestep: int = 500, seed: int = 0
+) -> dict[int, np.ndarray]:
+    """The cross-attention of every class word in a scene's first caption: {label: (GRID, GRID) floats}.
+
+    The sum over the word's tokens, the mean over heads and over the decoder's taps of GRID cells a side.
+    """
+    taps = [tap for tap in find_taps(diffusion, grid=GRID) if tap.module.startswith("up_blocks")]
+    sentence, noise_seed = scene.captions[0], image_seed(scene.image, "noise", seed)
+    queries = features(latents([scene.image], diffusion, seed), diffusion, taps, [noise_seed], timestep, sentence)
+    of_taps = [cross_attention_maps(array, tap, diffusion, sentence)[0] for array, tap in zip(queries, taps)]
+    attention, words = np.mean(of_taps, axis=0), class_tokens(sentence, vocabulary, diffusion.tokenizers[0])
+    return {label: attention[places].sum(axis=0) for label, places in words.items()}
 
 
 def pointed(attention: np.ndarray, mask: np.ndarray) -> tuple[bool, float]:

@@ -5,6 +5,7 @@ None of these numbers says anything about photographs.
 """
 
 import argparse
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,16 +23,17 @@ from fsdlib.measure import scores
 from fsdlib.measure.benchmarks import open_dataset
 from fsdlib.measure.datasets import Dataset
 from fsdlib.measure.summary import read_summary
-from fsdlib.models import Captioner, Clip, Models, load_captioner, load_clip, load_models, quiet
+from fsdlib.models import Captioner, Clip, Diffusion, Models, load_captioner, load_clip, load_models, quiet
 from fsdlib.names import BlackFrame, Crop, View, score_vectors
 from fsdlib.pipeline import segment_batch
 from fsdlib.project import MINI, REPORTS, TRAINING, write_atomically
 from fsdlib.recipe import BEST, Recipe, get_recipe
 from fsdlib.vocabulary import Vocabulary, plural
 from fsdlib.words import spoken_classes
-from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, matched_counts
-from fsdlib.world.scenes import STYLES, write_scenes
+from fsdlib.world.probes import GRID, PROBE_PASS, PROBE_TAPS, matched_counts, pointing_game
+from fsdlib.world.scenes import STYLES, Scene, close_up, scene_of_split, write_scenes
 from fsdlib.world.training import TRAINERS, Settings
+from fsdlib.world.training.unet import LOSSES_AT, CaptionedLatents, Denoising, caption_losses
 
 
 def caption_scores(sentences: Sequence[str], present: Sequence[set[str]], vocabulary: Vocabulary) -> dict[str, float]:
@@ -185,8 +187,52 @@ def samples(
     ).astype(np.uint8)
 
 
-def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20) -> dict:
-    """Captions, naming, retrieval, features and open vocabulary on the dataset's first `count` scenes."""
+def painted_right(
+    clip: Clip, vocabulary: Vocabulary, count: int, folder: Path = MINI / "stable-diffusion", seed: int = 0
+) -> dict[str, float]:
+    """How often CLIP names a picture that the diffusion model made by the one class that its prompt speaks of.
+
+    The prompts are captions of close-ups of val scenes, each once, the names all classes. Returns `pictures`, their
+    number; `named_right`, the share; and `chance`.
+    """
+    names = vocabulary.names[1:]
+    of_caption: dict[str, Scene] = {}
+    for i in itertools.count():
+        one = close_up(scene_of_split("val", i, seed), np.random.default_rng([seed, i]))
+        of_caption.setdefault(one.captions[0], one)
+        if len(of_caption) == count:
+            break
+    wanted = list(of_caption.values())
+    right = 0
+    for start in tqdm(range(0, count, 25), desc="painting"):
+        part = wanted[start : start + 25]
+        pictures = samples([one.captions[0] for one in part], folder, steps=20, seed=seed)
+        chosen = score_vectors(clip.encode_images(list(pictures)), names, clip, Crop().templates).argmax(axis=1)
+        right += sum(names[number] == one.objects[0] for number, one in zip(chosen, part))
+    return dict(pictures=count, named_right=right / count, chance=1 / len(names))
+
+
+def losses_under_captions(diffusion: Diffusion, scenes: Sequence[Scene], seed: int = 0) -> dict[str, float]:
+    """What a caption is worth to the diffusion model: its losses under the right one, a wrong one and none (see `caption_losses`)."""
+    encoded = torch.from_numpy(latents([one.image for one in scenes], diffusion, seed))
+    scale = diffusion.encoder.config.scaling_factor
+    denoising = Denoising(
+        diffusion.unet, diffusion.text_encoders[0], diffusion.tokenizers[0], diffusion.scheduler, scale
+    )
+    return caption_losses(denoising, CaptionedLatents(encoded / scale, [list(one.captions) for one in scenes]))
+
+
+def drawn_again(dataset: Dataset, count: int) -> list[Scene]:
+    """The first `count` scenes of a dataset that `write_scenes` wrote, with all that is known of them."""
+    made = json.loads((dataset.root / "scenes.json").read_text())
+    return [scene_of_split(dataset.split, i, made["seed"], made["side"], tuple(made["styles"])) for i in range(count)]
+
+
+def measure(
+    dataset: Dataset, models: Models, count: int, seed: int = 0, batch_size: int = 20, folder: Path = MINI
+) -> dict:
+    """All that the models reach apart from whole runs, on the dataset's first `count` scenes; they came from `folder`."""
+    scenes = drawn_again(dataset, count)
     return dict(
         captions=_spoken(dataset, models.captioner, count),
         naming=dict(
@@ -198,6 +244,9 @@ def measure(dataset: Dataset, models: Models, count: int, seed: int = 0, batch_s
         open_vocabulary=open_words(
             dataset, count, models, dataset.vocabulary.names[4::5], seed=seed, batch_size=batch_size
         ),
+        attention=pointing_game(models.diffusion, scenes, dataset.vocabulary, seed=seed),
+        losses=losses_under_captions(models.diffusion, scenes, seed),
+        painting=painted_right(models.clip, dataset.vocabulary, count, folder / "stable-diffusion", seed),
     )
 
 
@@ -269,12 +318,17 @@ def report(runs: Sequence[Path], count: int = 200, seed: int = 0, out: Path = RE
 def as_text(content: dict) -> str:
     """The report as the tables `make run` prints."""
     c, f, o = content, content["features"], content["open_vocabulary"]
+    a, p, losses = content["attention"], content["painting"], content["losses"]
+    cost = [100 * (losses[f"wrong_{t}"] / losses[f"right_{t}"] - 1) for t in LOSSES_AT]
     lines = [
         f"Embedded world, {c['scenes']['count']} val scenes, models 'mini' (says nothing about photographs)",
         f"  captions   recall {c['captions']['recall']:.3f}   precision {c['captions']['precision']:.3f}   of the objects present",
         f"  naming     {c['naming']['accuracy']:.3f} of ground-truth masks right on black frames, {c['naming']['accuracy_on_crops']:.3f} on crops",
         f"  retrieval  {c['retrieval']['caption_at_1']:.3f} of scenes rank their own caption first, {c['retrieval']['scene_at_1']:.3f} of captions their scene",
         f"  open words {o['named_right']:.3f} of the {o['scenes']} scenes with a class that the list lacks have it named right",
+        f"  attention  {a['right']:.3f} of class words look at their object, by chance {a['chance']:.3f}",
+        f"  prompts    a wrong caption costs {', '.join(f'{share:.1f}' for share in cost)} % of the loss at t = {', '.join(map(str, LOSSES_AT))}",
+        f"  painting   {p['named_right']:.3f} of {p['pictures']} samples are named as prompted, by chance {p['chance']:.3f}",
         "",
         "  features (majority-matched mIoU)",
         *(f"    {name:<18} {value:.3f}" for name, value in sorted(f.items(), key=lambda pair: -pair[1])),

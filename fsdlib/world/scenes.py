@@ -22,8 +22,9 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
+from fsdlib.pictures import label_png
 from fsdlib.project import CLASSES, SCENES, write_atomically
-from fsdlib.vocabulary import palette, plural
+from fsdlib.vocabulary import plural
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
 Style = Literal["twemoji", "openmoji"]
@@ -353,8 +354,9 @@ def write_scenes(
 ) -> Path:
     """Write a dataset of scenes in Pascal VOC's layout under `root`, with captions in COCO's JSON; returns `root`.
 
-    JPEGImages/*.jpg, SegmentationClass/*.png (palette, 255 on borders), ImageSets/Segmentation/{train,val}.txt,
-    captions.json, scenes.json (what the scenes were made with). The same arguments give the same bytes; a root that was
+    JPEGImages/*.png, SegmentationClass/*.png (palette, 255 on borders), ImageSets/Segmentation/{train,val}.txt,
+    captions.json, scenes.json (what the scenes were made with). Pictures are PNG whatever the folder's name says, so that
+    a scene that is read is the scene that was drawn. The same arguments give the same bytes; a root that was
     written with the same arguments is left as it is.
     """
     root = Path(root)
@@ -364,6 +366,7 @@ def write_scenes(
         val=val,
         seed=seed,
         side=side,
+        pictures="PNG",
         styles=list(styles),
         sprites=sprite_folder and sorted(p.name for p in Path(sprite_folder).glob("*.png")),
     )
@@ -377,13 +380,9 @@ def write_scenes(
         names = [f"{split}_{number:06d}" for number in range(count)]
         for number, name in enumerate(names):
             drawn = scene_of_split(split, number, seed, side, styles, sprite_folder)
-            write_atomically(
-                root / "JPEGImages" / f"{name}.jpg", _encoded(Image.fromarray(drawn.image), "JPEG", quality=95)
-            )
-            mask = Image.fromarray(drawn.labels, "P")
-            mask.putpalette(palette())
-            write_atomically(root / "SegmentationClass" / f"{name}.png", _encoded(mask, "PNG"))
-            pictures.append(dict(id=len(pictures), file_name=f"{name}.jpg", width=side, height=side))
+            write_atomically(root / "JPEGImages" / f"{name}.png", _encoded(Image.fromarray(drawn.image)))
+            write_atomically(root / "SegmentationClass" / f"{name}.png", label_png(drawn.labels))
+            pictures.append(dict(id=len(pictures), file_name=f"{name}.png", width=side, height=side))
             for caption in drawn.captions:
                 annotations.append(dict(id=len(annotations), image_id=pictures[-1]["id"], caption=caption))
         write_atomically(root / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{name}\n" for name in names))
@@ -392,9 +391,9 @@ def write_scenes(
     return root
 
 
-def _encoded(image: Image.Image, form: str, **options) -> bytes:
+def _encoded(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -47,8 +47,8 @@ def compared(
 
     images: (H, W, 3) uint8; truths: (H, W) uint8 label maps of the vocabulary. Of each recipe: `milliseconds` of the
     processor a picture, in batches; `miou` as the protocol `dataset` has it; `agreement`, the share of pixels that have the
-    first recipe's label; and `difference`, its mIoU less that of the first, with the middle 95 of every 100 of draws of the
-    same pictures (`interval`).
+    first recipe's label; and `difference`, its mIoU less that of the first, with the interval of 95 % that draws of the
+    same pictures give (`interval`).
     """
     labels: dict[str, list[np.ndarray]] = {}
     counts: dict[str, list[np.ndarray]] = {}

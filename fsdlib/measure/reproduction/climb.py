@@ -131,9 +131,9 @@ class Climb:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files of the recorded pictures, by id."""
-        folder = self.datasets[self.subject.goals[0]].root / "JPEGImages"
-        return {image_id: folder / f"{image_id}.jpg" for image_id in self.record["pictures"]}
+        """The files of the recorded pictures, by id; they lie beside those of the split, which need not list them."""
+        like = self.datasets[self.subject.goals[0]].pictures[0]
+        return {image_id: like.with_name(f"{image_id}{like.suffix}") for image_id in self.record["pictures"]}
 
     @cached_property
     def perceptions(self) -> dict[str, Perception]:

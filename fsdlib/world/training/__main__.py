@@ -29,13 +29,14 @@ if __name__ == "__main__":
         description="Train one of the mini models in the background; all parts: notebooks/90_train_mini.ipynb.",
     )
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--part", choices=ALONE, help="train this part, at the lowest priority on one thread; resumes")
+    task.add_argument("--part", choices=ALONE, help="train this part, at the lowest priority; resumes")
     task.add_argument("--land", action="store_true", help="keep the UNet's weights in version control, unfinished")
     task.add_argument("--status", action="store_true", help="say where the UNet's run stands and draw its curves")
     task.add_argument(
         "--export", nargs="?", const="unet", choices=ALONE, help="put a run's averaged weights into data/mini"
     )
     parser.add_argument("--steps", type=int, help="of the whole run; the rate falls in the last of them")
+    parser.add_argument("--threads", type=int, default=1, help="the bytes depend on how many")
     parser.add_argument("--folder", type=Path, default=TRAINING, help="of the checkpoint and the scenes")
     a = parser.parse_args()
     part = a.part or a.export or "unet"
@@ -43,7 +44,7 @@ if __name__ == "__main__":
         settings = Settings(**{} if a.steps is None else {f"{part}_steps": a.steps})
         if a.part:
             os.nice(19)
-            torch.set_num_threads(1)
+            torch.set_num_threads(a.threads)
         if a.part == "unet":
             fit_unet(settings, a.folder, landed=UNFINISHED / "unet.safetensors")
         elif a.part:

@@ -26,7 +26,7 @@ class Settings(BaseModel):
     autoencoder_steps: PositiveInt = 1_500
     # The rate stays until the last `unet_fall` of these steps, so a run may be ended at any time: set unet_steps to
     # ceil(done / (1 - unet_fall)) and resume. The steps before the fall are the same as without the change.
-    unet_steps: PositiveInt = 60_000
+    unet_steps: PositiveInt = 24_000
     unet_fall: float = Field(0.1, gt=0, lt=1)
     unet_warm_up: PositiveInt = 200  # steps
     unet_every: PositiveInt = 200  # steps from one validation and checkpoint of the UNet to the next

@@ -59,11 +59,14 @@ def run_figure(history: Sequence[dict], rgb: float) -> Figure:
     captions.set(xlabel="step", ylabel="loss (% higher)", title="another scene's caption")
     for timestep, colour in ((100, NOUN), (300, ADDED)):
         features.plot(at, [row[f"features_{timestep}"] for row in measured], color=colour, label=f"t = {timestep}")
-        features.plot(at, [row[f"smooth_{timestep}"] for row in measured], ":", color=colour, label="3 x 3 cells")
+        features.plot(
+            at, [row[f"smooth_{timestep}"] for row in measured], ":", color=colour, label=f"t = {timestep}, 3 x 3"
+        )
     features.axhline(rgb, color=DROPPED, linestyle="--", label="colours")
-    features.set(xlabel="step", ylabel="majority-matched mIoU", title="features")
+    features.set(xlabel="step", ylabel="majority-matched mIoU", title="features", ylim=(0, None))
     for ax in (losses, captions, features):
-        ax.legend(frameon=False, fontsize=8)
+        below = dict(loc="lower center", ncols=2) if ax is features else {}
+        ax.legend(frameon=False, fontsize=8, **below)
         sns.despine(ax=ax)
     return figure
 

@@ -109,9 +109,8 @@ def compared(
     features: by name, each with the models it is read from. clusterings: CLUSTERINGS by default. limit: so many pictures;
     all by default. counts: of SLIC's patches; none where empty. One row (features, clustering, k): `k`, the number of
     clusters that was asked for, missing where it is found; `images`; `clusters`, the mean number there were; from 0 to 1
-    `majority`, the mIoU of the protocol `dataset` with each cluster's majority class, with the interval `low` to `high` that
-    95 of 100 draws of the pictures lie in (below `majority` itself where most classes are in a picture or two, as on COCO:
-    a draw without the picture of a class's largest object has less of it right); `hungarian`, the same with one cluster a class; `boundary_f`, the pictures' mean.
+    `majority`, the mIoU of the protocol `dataset` with each cluster's majority class, and `low` to `high`, its interval (see
+    `fsdlib.measure.scores.bootstrap`); `hungarian`, the same with one cluster a class; `boundary_f`, the pictures' mean.
     `refused`: in how many pictures the clustering raised ValueError, as the normalised cut does beyond 256 parts; then the
     scores are missing, since the others' would be of easier pictures. The order of the pictures changes nothing. Raises
     ValueError for a dataset without truth or pictures.

@@ -229,11 +229,11 @@ def ahead(
 
 def _interval(draws: Sequence[float] | np.ndarray, reached: float, level: float) -> tuple[float, float]:
     """The middle of the draws, moved so that their mean is what was reached; nan without any draw."""
-    draws = np.asarray(draws, float)
-    draws = draws[~np.isnan(draws)]
-    if not len(draws):
+    found = np.asarray(draws, float)
+    found = found[~np.isnan(found)]
+    if not len(found):
         return float("nan"), float("nan")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]) + (reached - draws.mean())
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) + (reached - found.mean())
     return float(low), float(high)
 
 

@@ -40,6 +40,8 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path, default=TRAINING, help="of the checkpoint and the scenes")
     a = parser.parse_args()
     part = a.part or a.export or "unet"
+    if a.threads < 1:
+        parser.error(f"--threads {a.threads}: a training needs at least one thread")
     try:
         settings = Settings(**{} if a.steps is None else {f"{part}_steps": a.steps})
         if a.part:

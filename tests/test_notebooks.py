@@ -149,6 +149,7 @@ OTHERWISE = {
     "05_refinement": dict(scene=5, recipe="paper", count=6),
     "06_pipeline": dict(scene=5, recipe="paper", count=6),
     "07_protocols": dict(count=6, seed=1),
+    "08_world": dict(count=6, seed=1),
     "10_backbones": dict(count=1, scene=5),
     "11_taps": dict(scene=5, scenes_measured=2, timesteps=[0, 300], seed=1),
     "12_clustering": dict(scene=5, scenes_measured=3, seed=1),

@@ -632,7 +632,7 @@ def show_by_size(runs: Sequence[Run]):
     return _means(
         rows.assign(size=bins, percent=100 * rows.iou),
         "size",
-        list(SHARES.values()),
+        [name for name in SHARES.values() if name in set(bins)],
         "share of the image",
         "IoU of the class (%)",
         runs,

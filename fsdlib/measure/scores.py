@@ -193,7 +193,7 @@ def bootstrap(
     over_all = iou_of_areas(of_images.sum(axis=0, dtype=np.int64))[0 if background else 1 :]
     reached = {"dataset": mean(over_all)} | {protocol: mean(values) for protocol, values in image_mious.items()}
     intervals = {protocol: _interval(values, reached[protocol], level) for protocol, values in found.items()}
-    return {protocol: (max(0.0, low), min(1.0, high)) for protocol, (low, high) in intervals.items()}
+    return {protocol: tuple(np.clip(interval, 0.0, 1.0).tolist()) for protocol, interval in intervals.items()}
 
 
 def ahead(

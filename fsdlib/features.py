@@ -122,7 +122,7 @@ def find_taps(
     tapped. Raises ValueError for unknown kinds or blocks.
 
     >>> [str(tap) for tap in find_taps(models.diffusion, blocks="decoder_last")]
-    ['up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_q (16x16)']
+    ['up_blocks.2.attentions.1.transformer_blocks.0.attn2.to_q (16x16)']
     """
     endings = {
         "cross_attention_query": "attn2.to_q",

@@ -241,7 +241,7 @@ def test_a_share_of_the_training_leaves_all_else_and_never_nothing():
     shorter = Settings().shorter(0.25)
     assert (
         shorter.clip_steps == 625
-        and shorter.unet_steps == 15_000
+        and shorter.unet_steps == 6_000
         and shorter.scenes == 7500
         and shorter.clip_batch == Settings().clip_batch
     )

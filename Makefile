@@ -38,7 +38,7 @@ run: .venv/installed ## the main job: quickstart and evaluation on the embedded 
 	@$(MAKE) --no-print-directory scenes
 	@echo "2 of 3: the notebooks, two at a time (a few minutes on two cores)"
 	@$(MAKE) --no-print-directory -j2 quickstart evaluate-paper evaluate-best
-	@echo "3 of 3: what captioner, CLIP and diffusion model reach (a few minutes)"
+	@echo "3 of 3: what captioner, CLIP and diffusion model reach (about eight minutes)"
 	@$(ONE) TQDM_DISABLE=1 $(BIN)/python -m fsdlib.world.reached $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best
 	@echo; echo "notebooks, as executed:"; ls -1 reports/executed/*.ipynb $(RUNS)/scenes-mini-*/*.ipynb | sed 's/^/  /'
 	@echo "figures:"; find reports/quickstart $(RUNS)/scenes-mini-paper $(RUNS)/scenes-mini-best -name '*.png' -not -path '*/labels/*' | sort | sed 's/^/  /'
@@ -69,7 +69,7 @@ reproduce: .venv/installed ## the certificate: MODELS=sd14 VOC=.../VOC2012 (COCO
 	@$(BIN)/python -m fsdlib.measure.reproduction --models $(MODELS) $(if $(VOC),--voc $(VOC)) $(if $(COCO),--coco $(COCO)) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(RUNGS),--rungs $(RUNGS)) $(if $(DEVICE),--device $(DEVICE)) $(if $(CLIMB_ON),--climb-on)
 
-report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (10 minutes)
+report: .venv/installed ## every evaluation on the scenes, in all vocabulary modes, then tables and figures in reports/report (half an hour)
 	@$(MAKE) --no-print-directory scenes
 	@$(MAKE) --no-print-directory -j2 $(EVALUATIONS)
 	@$(call notebook,notebooks/30_report.ipynb reports/executed/30_report.ipynb -p output $(CURDIR)/reports/report)

@@ -133,7 +133,7 @@ def _legend_below(ax, handles: Sequence, letters: float, columns: int = 2) -> No
 
 
 def _write_names(ax, labels: np.ndarray, names: Mapping[int, str], letters: float) -> list[int]:
-    """Write each label's name at its mask's innermost point, within the picture, clear of the others; tiny masks go without.
+    """Write each label's name at its mask's innermost point, within the picture, clear of the others; tiny masks go without, and those that have no room.
 
     Returns the labels whose names were written.
     """
@@ -151,7 +151,9 @@ def _write_names(ax, labels: np.ndarray, names: Mapping[int, str], letters: floa
         x = min(max(column * scale, half), max(half, width * scale - half))
         steps = sorted(range(-4, 5), key=abs)
         heights = [min(max(row * scale + step * tall, tall), max(tall, height * scale - tall)) for step in steps]
-        y = next((y for y in heights if not any(_meet((x, y, half, tall), other) for other in taken)), heights[0])
+        y = next((y for y in heights if not any(_meet((x, y, half, tall), other) for other in taken)), None)
+        if y is None:
+            continue
         taken.append((x, y, half, tall))
         ax.annotate(
             legible(text),
@@ -335,9 +337,8 @@ def gallery(
             column = axes[:, number % columns]
             show_image(images[number], column[0], titles[number] if len(titles) else "", letters * 10 / 9)
             if len(truths):
-                show_overlay(
-                    images[number], np.where(truths[number] == 255, 0, truths[number]), names, column[1], legend=False
-                )
+                true = np.where(truths[number] == 255, 0, truths[number])
+                show_overlay(images[number], true, names, column[1], legend=False, letters=letters)
             truth = truths[number] if len(truths) else None
             show_overlay(images[number], predictions[number], names, column[-1], letters=letters, truth=truth)
     return figure

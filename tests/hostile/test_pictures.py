@@ -68,6 +68,12 @@ def tiff(bits, values, inverted=False):
     )
 
 
+def damaged(stored):
+    """The bytes of a PNG with one of its pixels changed, which its checksum tells and nothing else."""
+    middle = stored.index(b"IDAT") + 40
+    return stored[:middle] + bytes([stored[middle] ^ 255]) + stored[middle + 1 :]
+
+
 def exchanged():
     """A colour profile whose red is the screen's green and whose green its red."""
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -145,12 +151,13 @@ REFUSED = {
     "a larger bomb": ("a.png", png(8, 0, np.zeros((1, 1)), size=(65535, 65535)), "more than 150,000,000 pixels, which is the limit"),
     "a picture without pixels": ("a.png", png(8, 0, np.zeros((1, 1)), size=(0, 9)), None),
     "a program for a printer": ("a.png", saved(IN_COLOURS, "EPS"), None),
-    "half a file": ("a.png", saved(IN_COLOURS, "PNG")[:150], "truncated"),
+    "half a file": ("a.png", saved(IN_COLOURS, "PNG")[:150], "Truncated"),
+    "a changed byte": ("a.png", damaged(saved(IN_COLOURS, "PNG", compress_level=0)), "checksum"),
     "an empty file": ("a.jpg", b"", None),
 }
 # fmt: on
 # told by the header, so that `check` says so before anything is decoded
-BY_HEADER = [name for name in REFUSED if "profile" not in name and name != "half a file"]
+BY_HEADER = [name for name in REFUSED if "profile" not in name and name not in ("half a file", "a changed byte")]
 
 
 def put(folder, name, content):

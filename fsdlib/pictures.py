@@ -55,7 +55,7 @@ def read(path: Path | str, as_stored: bool = False) -> np.ndarray:
     """
     with _told(repr(str(path))), opened(path) as picture:
         _refuse_kind(picture)
-        if picture.format == "PNG":  # Pillow makes noise of damaged data, without a look at its checksums
+        if picture.format == "PNG":  # Pillow fills up one whose rest is zeros, without a look at its checksums
             with opened(path) as again:
                 again.verify()
         return _rgb(picture if as_stored else ImageOps.exif_transpose(picture), as_stored)

@@ -17,7 +17,7 @@ from fsdlib.choice import Choice
 from fsdlib.clusters import Cells, Clustering, KlMerging, KMeans, NormalisedCut, Pooled
 from fsdlib.dense import CrossAttention, SelfCorrelation, ValuePath
 from fsdlib.features import AttentionMaps, EncoderLast, Features, UNetFeatures
-from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, Dense, Merge, OneClusterPerClass, View
+from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, Dense, Merge, OneClusterPerClass, TwoViews, View
 from fsdlib.refinement import Crf, Pamr, Refinement
 from fsdlib.spreading import AttentionSpreading, Spreading, Unspread
 from fsdlib.words import ClassStrings, Closed, NamesAndSynonyms, VocabularyMode, Wording
@@ -145,9 +145,10 @@ BEST = PAPER.with_changes(
         # masks of several groupings, coarse and fine, of which each class takes the one that CLIP is surest of, with an
         # explicit background; one grouping alone loses 13 points to it, pieces joined by their names 22 (reports/ablations.json)
         "clusters": Pooled(),
-        "assignment": BestProposal(background_names=BACKGROUND_NAMES),
-        # CLIP sees more of a small object in a crop; templates beside it changed nothing on train scenes
-        "view": Crop(),
+        "assignment": BestProposal(background_names=BACKGROUND_NAMES, overlap=0.5),
+        # CLIP sees more of a small object in a crop, and in the frame how large it is; templates beside them changed
+        # nothing on train scenes
+        "view": TwoViews(one=Crop(), other=BlackFrame()),
         "features.normalise": True,
         # a little noise, averaged over: published optima lie about 50, on train scenes 100 was better than 0 and 300
         "features.timestep": 100,
@@ -164,6 +165,7 @@ FAST = BEST.with_changes(
     {
         "features.noise_samples": 1,
         "clusters.cells": (5,),
+        "view": Crop(),
         "refinement.iterations": 5,
         "refinement.max_pixels": 50_000,
     },

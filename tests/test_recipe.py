@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from fsdlib.caption import BeamSearch, Captioning
 from fsdlib.clusters import Clustering, KMeans, NormalisedCut
 from fsdlib.features import AtGrid, EncoderLast, Features, Taps, UNetFeatures
-from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, View
+from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, TwoViews, View
 from fsdlib.pipeline import segment
 from fsdlib.recipe import (
     BACKGROUND_NAMES,
@@ -84,7 +84,8 @@ def test_best_differs_from_paper_in_its_improvements_alone():
     }
     assert BEST.with_changes(back, name="paper") == PAPER
     assert all(BEST.with_changes({path: value}) != BEST for path, value in back.items())
-    assert BEST.assignment == BestProposal(background_names=BACKGROUND_NAMES) and BEST.view == Crop()
+    assert BEST.assignment == BestProposal(background_names=BACKGROUND_NAMES, overlap=0.5)
+    assert BEST.view == TwoViews(one=Crop(), other=BlackFrame())
 
 
 def test_the_background_list_has_25_to_60_nouns_each_once():

@@ -57,7 +57,8 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "attention merged": {"features": "attention", "clusters": {"kind": "kl_merging", "threshold": 0.05}},
     },
     "names": {
-        "black frame": {"view": "black_frame"},
+        "a crop alone": {"view": "crop"},
+        "black frame alone": {"view": "black_frame"},
         "crop with context": {"view": {"kind": "crop", "margin": 0.3, "outside": "kept"}},
         "crop, blurred outside": {"view": {"kind": "crop", "margin": 0.3, "outside": "blurred"}},
         "patches": {"view": "dense"},

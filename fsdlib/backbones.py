@@ -34,7 +34,7 @@ class Backbone(Features):
     grid: PositiveInt = Field(32, le=256, description="cells a side that maps are resized to, bilinearly")
     normalise: bool = Field(True, description="scale every map's vector to unit length at each position")
 
-    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
         return stack([spanned(array) for array in maps], self.grid, self.normalise)
 
 
@@ -163,11 +163,12 @@ class Colours(Backbone):
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
         return ["colours"], [np.stack([mean_colours(image, self.grid) for image in images])]
 
-    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
-        places = np.mgrid[: self.grid, : self.grid].astype(np.float32) / max(1, self.grid - 1)
-        return np.concatenate(
-            [super().stacked(maps), self.position * places] if self.position else [super().stacked(maps)]
-        )
+    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
+        colours = super().stacked(places, maps)
+        if not self.position:
+            return colours
+        where = np.mgrid[: self.grid, : self.grid].astype(np.float32) / max(1, self.grid - 1)
+        return np.concatenate([colours, self.position * where])
 
 
 def mean_colours(image: np.ndarray, grid: int) -> np.ndarray:

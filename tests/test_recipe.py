@@ -42,6 +42,7 @@ PUBLISHED = Recipe(
         noise_samples=1,
         grid=32,
         normalise=False,
+        encoder_weight=1,
     ),
     # k-means, ten initialisations, K = 4
     clusters=KMeans(count=4, plus_candidates=False, restarts=10),
@@ -79,6 +80,7 @@ def test_best_differs_from_paper_in_its_improvements_alone():
         "refinement.fill": False,
         "clusters": "kmeans",  # several groupings, coarse and fine
         "features.normalise": False,
+        "features.encoder_weight": 1.0,
         "features.timestep": 0,
         "features.noise_samples": 1,
     }

@@ -39,6 +39,7 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "the encoder's last block": {"features.taps": {"kind": "encoder_last", "of": "self_attention_output"}},
         "8 x 8 maps": {"features.taps.grid": 8},
         "not normalised": {"features.normalise": False},
+        "the encoder's map in full": {"features.encoder_weight": 1.0},
         "attention maps": {"features": "attention"},
         "colours": {"features": "colours"},
         "latents": {"features": "latents"},

@@ -32,6 +32,7 @@ STARTS = (0, 3000)
 VALUES: dict[str, tuple[Any, ...]] = {
     "features.timestep": (0, 50, 100, 200, 300),
     "features.noise_samples": (1, 3),
+    "features.encoder_weight": (0.25, 0.5, 1.0),
     "features.taps.of": ("cross_attention_query", "self_attention_output"),
     "clusters": (
         {"kind": "kmeans", "count": 6, "plus_candidates": True},

@@ -67,7 +67,7 @@ class TransformerMaps(Backbone):
     block: int | None = Field(None, description="whose attention is read, -1 for the last; the middle one by default")
     of: Literal["queries", "keys"] = Field("queries", description="what is read of it, before any normalisation")
     timestep: NonNegativeInt = Field(100, le=999, description="at which the latent is noised, 0 to 999")
-    prompt: str = Field("", description="what conditions the transformer; PixArt takes none")
+    prompt: str = Field("", description="what conditions the transformer; PixArt and Flux take none")
     noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:

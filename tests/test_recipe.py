@@ -78,15 +78,16 @@ def test_best_differs_from_paper_in_its_improvements_alone():
         "view": "black_frame",  # crops
         "wording": "strings",  # names and their synonyms
         "refinement.fill": False,
+        "refinement.gaussian_sxy": 20.0,
         "clusters": "kmeans",  # several groupings, coarse and fine
         "features.normalise": False,
         "features.encoder_weight": 1.0,
-        "features.timestep": 0,
         "features.noise_samples": 1,
     }
     assert BEST.with_changes(back, name="paper") == PAPER
     assert all(BEST.with_changes({path: value}) != BEST for path, value in back.items())
-    assert BEST.assignment == BestProposal(background_names=BACKGROUND_NAMES, overlap=0.5)
+    assert BEST.assignment == BestProposal(background_names=BACKGROUND_NAMES, overlap=0.1)
+    assert BEST.clusters == Pooled(cells=(3, 5, 9))
     assert BEST.view == TwoViews(one=Crop(), other=BlackFrame())
 
 

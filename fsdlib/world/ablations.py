@@ -31,8 +31,8 @@ _CELLS: Mapping[str, Any] = {"clusters": "cells", "assignment": _MERGED, "view":
 # `best` with one stage done otherwise: {stage: {name: changes}}. K is what `best` had before it pooled groupings.
 CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
     "features": {
-        "t = 0": {"features.timestep": 0},
         "t = 50": {"features.timestep": 50},
+        "t = 100": {"features.timestep": 100},
         "t = 300": {"features.timestep": 300},
         "one noise": {"features.noise_samples": 1},
         "self-attention's outputs": {"features.taps.of": "self_attention_output"},
@@ -79,7 +79,8 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "none": {"refinement": "none"},
         "one joint CRF": {"refinement": "joint_crf"},
         "PAMR": {"refinement": "pamr"},
-        "CRF, narrow": {"refinement.bilateral_sxy": 10.0, "refinement.gaussian_sxy": 3.0},
+        "CRF, narrow": {"refinement.bilateral_sxy": 10.0},
+        "CRF, smooth as published": {"refinement.gaussian_sxy": 20.0},
     },
 }
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, PositiveInt
 
 from fsdlib.caption import BeamSearch, Captioning
-from fsdlib.clusters import Clustering, KMeans, NormalisedCut
+from fsdlib.clusters import Clustering, KMeans, NormalisedCut, Pooled
 from fsdlib.features import AtGrid, EncoderLast, Features, Taps, UNetFeatures
 from fsdlib.names import Assignment, BestProposal, BlackFrame, Crop, OneClusterPerClass, TwoViews, View
 from fsdlib.pipeline import segment

@@ -19,7 +19,7 @@ CLIP ?=
 BACKBONE ?=
 .DEFAULT_GOAL := help
 EVALUATIONS := $(foreach recipe,paper best,evaluate-$(recipe) $(foreach mode,given open oracle,evaluate-$(recipe)-$(mode)))
-.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing pipeline-drawing slides offline lab app fetch scenes train training-status rehearsal notebooks book
+.PHONY: help install run quickstart $(EVALUATIONS) eval reproduce report test robustness bench search tradeoffs ablations backbone backbones unit check newest drawing pipeline-drawing slides offline lab app fetch scenes train training-status style rehearsal notebooks book
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -169,6 +169,9 @@ endif
 
 training-status: .venv/installed ## where the UNet's training stands: steps, losses, scores; curves in data/training/unet.png (STEPS=)
 	@$(ONE) $(BIN)/python -m fsdlib.world.training --status $(if $(STEPS),--steps $(STEPS))
+
+style: .venv/installed ## train captioner and CLIP on one style of drawing alone, measure them on both (SHARE=0.2 of the training)
+	$(BIN)/python -m fsdlib.world.reached --style twemoji --share $(or $(SHARE),1)
 
 rehearsal: .venv/installed ## run sd14 offline on random weights of the true shapes, and report time and memory (VOC=.../VOC2012: of a whole evaluation)
 	$(BIN)/python -m fsdlib.world.rehearsal --cache data/rehearsal-cache $(if $(VOC),--voc $(VOC),--run)

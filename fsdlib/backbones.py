@@ -34,7 +34,7 @@ class Backbone(Features):
     grid: PositiveInt = Field(32, le=256, description="cells a side that maps are resized to, bilinearly")
     normalise: bool = Field(True, description="scale every map's vector to unit length at each position")
 
-    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
         return stack([spanned(array) for array in maps], self.grid, self.normalise)
 
 
@@ -67,7 +67,7 @@ class TransformerMaps(Backbone):
     block: int | None = Field(None, description="whose attention is read, -1 for the last; the middle one by default")
     of: Literal["queries", "keys"] = Field("queries", description="what is read of it, before any normalisation")
     timestep: NonNegativeInt = Field(100, le=999, description="at which the latent is noised, 0 to 999")
-    prompt: str = Field("", description="what conditions the transformer; PixArt and Flux take none")
+    prompt: str = Field("", description="what conditions the transformer; PixArt takes none")
     noise_samples: PositiveInt = Field(1, description="noises over which features are averaged")
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
@@ -163,12 +163,11 @@ class Colours(Backbone):
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
         return ["colours"], [np.stack([mean_colours(image, self.grid) for image in images])]
 
-    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
-        colours = super().stacked(places, maps)
-        if not self.position:
-            return colours
-        where = np.mgrid[: self.grid, : self.grid].astype(np.float32) / max(1, self.grid - 1)
-        return np.concatenate([colours, self.position * where])
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+        places = np.mgrid[: self.grid, : self.grid].astype(np.float32) / max(1, self.grid - 1)
+        return np.concatenate(
+            [super().stacked(maps), self.position * places] if self.position else [super().stacked(maps)]
+        )
 
 
 def mean_colours(image: np.ndarray, grid: int) -> np.ndarray:

@@ -278,21 +278,20 @@ def _noise(seeds: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
-def stack(
-    maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False, weights: Sequence[float] | None = None
-) -> np.ndarray:
+def stack(maps: Sequence[np.ndarray], grid: int = 32, normalise: bool = False) -> np.ndarray:
     """Resize one image's maps, each (C_i, h_i, w_i), bilinearly to `grid` and concatenate: (sum of C_i, grid, grid) float32.
 
     So the paper has it (METHOD, row 4). With `normalise` each map's vector has unit length at every position, so that no tap outweighs another by its norm.
-    weights: what each map is then multiplied by, one a map; all 1 by default.
 
     >>> stack([np.ones((3, 8, 8), np.float32), np.ones((5, 16, 16), np.float32)], grid=4).shape
     (8, 4, 4)
     """
     resized = []
-    for array, weight in zip(maps, weights or [1.0] * len(maps), strict=True):
-        (tensor,) = F.interpolate(torch.from_numpy(array)[None], (grid, grid), mode="bilinear", align_corners=False)
-        resized.append(weight * (F.normalize(tensor, dim=0) if normalise else tensor))
+    for array in maps:
+        tensor = F.interpolate(torch.from_numpy(array)[None], size=(grid, grid), mode="bilinear", align_corners=False)[
+            0
+        ]
+        resized.append(F.normalize(tensor, dim=0) if normalise else tensor)
     return torch.cat(resized).numpy()
 
 
@@ -451,18 +450,12 @@ class Features(Choice):
         """
         raise NotImplementedError
 
-    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
         """One picture's maps, (C, h, w) each, as one array of features: (channels, grid, grid) float32.
 
-        places: the names of where the maps were read, as `read` gives them.
         Distances and angles between positions count, not what a channel means: they may be in other coordinates.
         """
         raise NotImplementedError
-
-    def arrays(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> list[np.ndarray]:
-        """Several pictures read and stacked: (channels, grid, grid) float32 each."""
-        places, maps = self.read(images, models, seed)
-        return [self.stacked(places, [of_place[i] for of_place in maps]) for i in range(len(images))]
 
 
 class UNetFeatures(Features):
@@ -476,7 +469,6 @@ class UNetFeatures(Features):
     # a channel of 256 x 256 cells takes 256 KiB, and a model has thousands
     grid: PositiveInt = Field(32, le=256, description="cells a side that all maps are resized to, bilinearly")
     normalise: bool = Field(False, description="scale every tap's vector to unit length at each position")
-    encoder_weight: float = Field(1, ge=0, le=100, description="what the encoder's maps count beside the decoder's 1")
 
     def read(self, images: Sequence[np.ndarray], models: Models, seed: int = 0) -> tuple[list[str], list[np.ndarray]]:
         diffusion = models.diffusion
@@ -486,13 +478,10 @@ class UNetFeatures(Features):
         maps = features(passed, diffusion, taps, seeds, self.timestep, self.prompt, self.noise_samples)
         return list(map(str, taps)), maps
 
-    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
-        weights = [self.encoder_weight if place.startswith("down_blocks") else 1.0 for place in places]
-        # a map that is scaled for itself is turned for itself; maps that are only resized, all alike together
-        kinds = list(range(len(maps))) if self.normalise else [(m.shape[1:], w) for m, w in zip(maps, weights)]
-        alike = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
-        turned = [spanned(np.concatenate([maps[i] for i in group])) for group in alike]
-        return stack(turned, self.grid, self.normalise, [weights[group[0]] for group in alike])
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
+        # a map that is scaled for itself is turned for itself; maps that are only resized, all of one size together
+        alike = [[array] for array in maps] if self.normalise else _by_size(maps)
+        return stack([spanned(np.concatenate(arrays)) for arrays in alike], self.grid, self.normalise)
 
 
 class AttentionMaps(Features):
@@ -523,7 +512,7 @@ class AttentionMaps(Features):
         maps = self_attention_maps(passed, diffusion, taps, seeds, self.timestep, self.prompt, self.noise_samples)
         return list(map(str, taps)), maps
 
-    def stacked(self, places: Sequence[str], maps: Sequence[np.ndarray]) -> np.ndarray:
+    def stacked(self, maps: Sequence[np.ndarray]) -> np.ndarray:
         sides = sum(array.shape[-1] for array in maps)
         return sum(array.shape[-1] / sides * _on_grid(array, self.grid) for array in maps)
 
@@ -540,3 +529,8 @@ def _on_grid(array: np.ndarray, grid: int) -> np.ndarray:
     looked_at = F.interpolate(looked_at, size=(grid, grid), **way).reshape(1, side, side, -1).permute(0, 3, 1, 2)
     looked_at = looked_at / looked_at.sum(dim=1, keepdim=True)
     return F.interpolate(looked_at, size=(grid, grid), mode="area" if smaller else "nearest")[0].numpy()
+
+
+def _by_size(maps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    sizes = dict.fromkeys(array.shape[1:] for array in maps)
+    return [[array for array in maps if array.shape[1:] == size] for size in sizes]

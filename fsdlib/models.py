@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, wraps
@@ -31,7 +31,6 @@ import transformers
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
-    FluxTransformer2DModel,
     PixArtTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -158,14 +157,6 @@ _SD3_FILES = (
     ),
 )
 
-_FLUX_FILES = (
-    *(file for file in _OF_TRANSFORMERS if not file.startswith("transformer/diffusion")),
-    *(f"transformer/diffusion_pytorch_model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)),
-    "transformer/diffusion_pytorch_model.safetensors.index.json",
-    *(file for file in _SD3_FILES if file.startswith(("text_encoder/", "tokenizer/"))),
-    *(file.replace("text_encoder/", "text_encoder_2/") for file in _PIXART_FILES if file.startswith("text_encoder/")),
-)
-
 # A revision is a full commit only where a public source shows that commit for that very repository.
 _UNPINNED = "no public source that was at hand shows a commit: what main was is in the identity"
 DIFFUSION = {
@@ -275,12 +266,6 @@ BACKBONES = {
         "ea42f8cef0f178587cf766dc8129abd379c90671",
         _SD3_FILES,
         note="a diffusion transformer, told captions; without its third text encoder, T5; its licence is agreed to on the hub",
-    ),
-    "flux": Source(
-        "black-forest-labs/FLUX.1-schnell",
-        "741f7c3ce8b383c54771c7003378a50191e9efe9",
-        _FLUX_FILES,
-        note="a diffusion transformer, told captions; read under no prompt; 67 GB in float32, half in bfloat16; its terms are agreed to on the hub",
     ),
 }
 UNTRAINED = "-untrained"  # after a backbone's name: the same network with random numbers, which needs no files
@@ -613,7 +598,7 @@ class Diffusion:
 class Denoiser(torch.nn.Module):
     """A transformer that removes noise, called as a UNet is: with noised latents, timesteps, and what conditions it."""
 
-    def __init__(self, transformer: torch.nn.Module):
+    def __init__(self, transformer: PixArtTransformer2DModel | SD3Transformer2DModel):
         super().__init__()
         self.transformer = transformer
 
@@ -642,25 +627,21 @@ class StraightNoise:
         return (1 - share) * clean + share * noise
 
 
-_T5_PLACES = 256  # tokens in which Stable Diffusion 3 and FLUX.1-schnell expect T5's states
+_T5_PLACES = 256  # tokens in which Stable Diffusion 3 expects T5's states
 
 
 class DiffusionTransformer(Diffusion):
-    """A diffusion model whose denoiser is a transformer: a backbone, read as a UNet is. `PixArt`, `StableDiffusion3`, `Flux`.
+    """A diffusion model whose denoiser is a transformer, PixArt's or Stable Diffusion 3's: a backbone, read as a UNet is.
 
-    unet: the `Denoiser`.
+    unet: the `Denoiser`. PixArt has a T5 for its texts, which is asked for the empty one alone: what splits a text for it needs a
+    library that is not among those here. Stable Diffusion 3 has two CLIPs, and a T5 that is left out, as that model
+    allows, with zeros in the places of its states.
     """
 
-    architecture: ClassVar[Any]  # diffusers' class of the transformer
-    denoiser: ClassVar[type[Denoiser]] = Denoiser
-    of_texts: ClassVar[Mapping[str, Any]]  # its text encoders' classes, by what ends their folders' names
-    tokenized: ClassVar[tuple[str, ...]] = ()  # the ends of the tokenizers' folders' names
-    attended: ClassVar[str] = "attn"  # a block's attention of the picture's patches to each other, within the block
-
-    @classmethod
-    def noises(cls, folder: Path) -> Any:
-        """How it adds noise to latents: with `add_noise`, as a scheduler of diffusers has it."""
-        return StraightNoise()
+    @property
+    def flows(self) -> bool:
+        """Whether it is Stable Diffusion 3's kind: texts and picture in one attention, noise on a straight line."""
+        return isinstance(self.unet.transformer, SD3Transformer2DModel)
 
     @property
     def blocks(self) -> int:
@@ -679,7 +660,7 @@ class DiffusionTransformer(Diffusion):
 
     def attention(self, block: int) -> str:
         """The module of a block's self-attention, or joint attention; its parts to_q and to_k are of the picture alone."""
-        return f"transformer.transformer_blocks.{block}.{self.attended}"
+        return f"transformer.transformer_blocks.{block}.{'attn' if self.flows else 'attn1'}"
 
     @property
     def places(self) -> list[str]:
@@ -690,120 +671,39 @@ class DiffusionTransformer(Diffusion):
 
     @torch.no_grad()
     def condition(self, prompt: str, count: int) -> dict:
-        raise NotImplementedError
+        if self.flows:
+            states, pooled = self._of_clips(prompt)
+            return dict(encoder_hidden_states=states.expand(count, -1, -1), pooled_projections=pooled.expand(count, -1))
+        return self._of_nothing(prompt, count)
 
-    def _of_no_words(self, encoder: torch.nn.Module, prompt: str, places: int) -> torch.Tensor:
-        """A T5's states of the empty text, in so many places; what splits a text for it needs a library that is not among those here."""
-        if prompt.strip():
-            raise ValueError(
-                f"{type(self).__name__} is read under no prompt, and {prompt!r} is one: leave it empty, or take sd3"
-            )
-        config = encoder.config
-        ids = torch.full((1, places), config.pad_token_id, device=encoder.device)
-        ids[0, 0] = config.eos_token_id
-        return finite(encoder(ids).last_hidden_state, "the text encoder", "the empty prompt")
-
-
-class PixArt(DiffusionTransformer):
-    """PixArt-alpha (arXiv 2310.00426): the picture's patches look at each other, then at a T5's text, here the empty one."""
-
-    architecture = PixArtTransformer2DModel
-    of_texts: ClassVar = {"": T5EncoderModel}
-    attended = "attn1"
-
-    @classmethod
-    def noises(cls, folder: Path) -> DDPMScheduler:
-        return DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-
-    @torch.no_grad()
-    def condition(self, prompt: str, count: int) -> dict:
-        # of a text without words the end alone is left; its pipeline pads it, and masks what it padded
-        states = self._of_no_words(self.text_encoders[0], prompt, 1)
-        sizes: dict[str, torch.Tensor | None] = dict(resolution=None, aspect_ratio=None)
-        if self.unet.transformer.use_additional_conditions:  # told the picture's height and width, and their ratio
-            square = torch.full((count, 2), float(self.side), dtype=states.dtype, device=states.device)
-            sizes = dict(resolution=square, aspect_ratio=torch.ones_like(square[:, :1]))
-        return dict(encoder_hidden_states=states.expand(count, -1, -1), added_cond_kwargs=sizes)
-
-
-class StableDiffusion3(DiffusionTransformer):
-    """Stable Diffusion 3 (arXiv 2403.03206): texts and picture in one attention, noise on a straight line.
-
-    It has two CLIPs, and a T5 that is left out, as that model allows, with zeros in the places of its states.
-    """
-
-    architecture = SD3Transformer2DModel
-    of_texts: ClassVar = {"": CLIPTextModelWithProjection, "_2": CLIPTextModelWithProjection}
-    tokenized = ("", "_2")
-
-    @torch.no_grad()
-    def condition(self, prompt: str, count: int) -> dict:
-        outputs = [_encoded(prompt, *pair) for pair in zip(self.text_encoders, self.tokenizers)]
+    def _of_clips(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs = []
+        for encoder, tokenizer in zip(self.text_encoders, self.tokenizers):
+            options = dict(padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
+            ids = tokenizer([prompt], return_tensors="pt", **options).input_ids
+            outputs.append(encoder(ids.to(encoder.device), output_hidden_states=True))
         side_by_side = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         width = self.unet.config.joint_attention_dim
         states = side_by_side.new_zeros(1, side_by_side.shape[1] + _T5_PLACES, width)
         states[:, : side_by_side.shape[1], : side_by_side.shape[2]] = side_by_side
         pooled = torch.cat([output.text_embeds for output in outputs], dim=-1)
-        states = finite(states, "the text encoder", repr(prompt))
-        return dict(encoder_hidden_states=states.expand(count, -1, -1), pooled_projections=pooled.expand(count, -1))
+        return finite(states, "the text encoder", repr(prompt)), pooled
 
-
-class PackedDenoiser(Denoiser):
-    """Flux's transformer, which takes squares of 2 x 2 of the latent as tokens, with their places, and the time in parts of one."""
-
-    def forward(self, latent: torch.Tensor, timesteps: torch.Tensor, **condition):
-        count, channels, height, width = latent.shape
-        squares = latent.reshape(count, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-        places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(-1, 3)
-        return self.transformer(
-            squares.reshape(count, -1, 4 * channels),
-            timestep=timesteps / 1000,
-            img_ids=places.to(latent),
-            txt_ids=latent.new_zeros(condition["encoder_hidden_states"].shape[1], 3),
-            **condition,
+    def _of_nothing(self, prompt: str, count: int) -> dict:
+        if prompt.strip():
+            raise ValueError(f"PixArt is read under no prompt, and {prompt!r} is one: leave it empty, or take sd3")
+        (encoder,) = self.text_encoders
+        # of a text without words the end alone is left; its pipeline pads it, and masks what it padded
+        end = torch.full((1, 1), encoder.config.eos_token_id, device=encoder.device)
+        states = finite(encoder(end).last_hidden_state, "the text encoder", "the empty prompt")
+        sizes: dict[str, torch.Tensor | None] = dict(resolution=None, aspect_ratio=None)
+        if self.unet.transformer.use_additional_conditions:  # told the picture's height and width, and their ratio
+            square = torch.full((count, 2), float(self.side), dtype=states.dtype, device=states.device)
+            sizes = dict(resolution=square, aspect_ratio=torch.ones_like(square[:, :1]))
+        return dict(
+            encoder_hidden_states=states.expand(count, -1, -1),
+            added_cond_kwargs=sizes,
         )
-
-
-class Flux(DiffusionTransformer):
-    """FLUX.1 (Black Forest Labs, 2024): texts and picture in one attention at first, one sequence later, noise on a straight line.
-
-    Read in the blocks that keep the two apart, under the empty text, of which a T5 has the states and a CLIP the vector.
-    """
-
-    architecture = FluxTransformer2DModel
-    denoiser = PackedDenoiser
-    of_texts: ClassVar = {"": CLIPTextModel, "_2": T5EncoderModel}
-    tokenized = ("",)
-    latent_side: ClassVar[int] = 128  # of latents, as its pipeline paints by default: its configuration names none
-
-    @property
-    def side(self) -> int:
-        return self.latent_side * 2 ** (len(self.encoder.config.block_out_channels) - 1)
-
-    @property
-    def grid(self) -> int:
-        return self.latent_side // 2
-
-    @torch.no_grad()
-    def condition(self, prompt: str, count: int) -> dict:
-        clip, t5 = self.text_encoders
-        states = self._of_no_words(t5, prompt, _T5_PLACES)  # padded, and nothing is masked, as its pipeline has it
-        pooled = finite(_encoded(prompt, clip, *self.tokenizers).pooler_output, "the text encoder", repr(prompt))
-        told = dict(encoder_hidden_states=states.expand(count, -1, -1), pooled_projections=pooled.expand(count, -1))
-        if self.unet.config.guidance_embeds:  # told how strongly a prompt is to be followed: no more than it is
-            told["guidance"] = states.new_ones(count)
-        return told
-
-
-def _encoded(text: str, encoder: torch.nn.Module, tokenizer: CLIPTokenizer) -> Any:
-    """What a CLIP's text encoder makes of one text in its usual padding, hidden states included."""
-    options = dict(padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
-    ids = tokenizer([text], return_tensors="pt", **options).input_ids
-    return encoder(ids.to(encoder.device), output_hidden_states=True)
-
-
-_TRANSFORMERS: tuple[type[DiffusionTransformer], ...] = (PixArt, StableDiffusion3, Flux)
 
 
 @dataclass
@@ -1079,33 +979,36 @@ def load_diffusion(folder: Path, device: str = "cpu", dtype: torch.dtype = torch
 
 
 def load_transformer(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> DiffusionTransformer:
-    """A diffusion transformer from a folder in diffusers' layout, whose model_index.json says which of the kinds it is.
+    """A diffusion transformer from a folder in diffusers' layout, whose model_index.json says which of the two kinds it is.
 
-    Raises ModelUnavailable where it is none of them, and as `load_diffusion` where tensors are not what they should be.
+    Raises ModelUnavailable where it is neither, and as `load_diffusion` where tensors are not what they should be.
     """
     with _loading("diffusion transformer", folder):
-        written = json.loads((Path(folder) / "model_index.json").read_text())["transformer"][1]
+        kind = json.loads((Path(folder) / "model_index.json").read_text())["transformer"][1]
         # older files have PixArt under the name of the class that was for every transformer then
-        known = {"Transformer2DModel": PixArt} | {kind.architecture.__name__: kind for kind in _TRANSFORMERS}
-        if written not in known:
-            names = ", ".join(kind.__name__ for kind in _TRANSFORMERS)
-            raise ModelUnavailable(f"{folder} holds a {written}, which cannot be read: take one of {names}")
-        kind = known[written]
-        transformer = _whole(kind.architecture, "transformer", folder, "transformer", torch_dtype=dtype)
+        known = dict(PixArtTransformer2DModel=False, Transformer2DModel=False, SD3Transformer2DModel=True)
+        if kind not in known:
+            raise ModelUnavailable(f"{folder} holds a {kind}, which cannot be read: take PixArt or Stable Diffusion 3")
+        flows = known[kind]
+        wanted: Any = SD3Transformer2DModel if flows else PixArtTransformer2DModel
+        transformer = _whole(wanted, "transformer", folder, "transformer", torch_dtype=dtype)
         # some of these autoencoders overflow in float16
         encoder = _whole(LatentEncoder, "latent encoder", folder, "vae", torch_dtype=torch.float32)
+        of_texts: Any = CLIPTextModelWithProjection if flows else T5EncoderModel
+        parts = ("", "_2") if flows else ("",)
         text_encoders = [
-            _whole(of_texts, "text encoder", folder, f"text_encoder{part}", dtype=dtype, **_OWN_CODE)
-            for part, of_texts in kind.of_texts.items()
+            _whole(of_texts, "text encoder", folder, f"text_encoder{part}", dtype=dtype, **_OWN_CODE) for part in parts
         ]
         tokenizers = [
             CLIPTokenizer.from_pretrained(folder, subfolder=f"tokenizer{part}", local_files_only=True, **_OWN_CODE)
-            for part in kind.tokenized
+            for part in (parts if flows else ())
         ]
-        noises = kind.noises(Path(folder))
+        noises: Any = StraightNoise()
+        if not flows:
+            noises = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     for part in (transformer, encoder, *text_encoders):
         part.to(device).eval()
-    return kind(kind.denoiser(transformer), encoder, text_encoders, tokenizers, noises)
+    return DiffusionTransformer(Denoiser(transformer), encoder, text_encoders, tokenizers, noises)
 
 
 def load_autoencoder(name: str = "mini", device: str | None = None) -> AutoencoderKL:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
@@ -49,7 +49,7 @@ class View(Choice):
         raise NotImplementedError
 
 
-class Pictured(View):
+class _Pictured(View):
     """A view that shows CLIP one picture a mask."""
 
     def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
@@ -60,7 +60,7 @@ class Pictured(View):
         raise NotImplementedError
 
 
-class BlackFrame(Pictured):
+class BlackFrame(_Pictured):
     """The whole picture, black outside the mask (METHOD, row 7).
 
     >>> picture, masks = np.full((2, 3, 3), 200, np.uint8), np.array([[[True, False, False], [False, False, False]]])
@@ -75,7 +75,7 @@ class BlackFrame(Pictured):
         return [image * mask[..., None] for mask in masks]
 
 
-class Crop(Pictured):
+class Crop(_Pictured):
     """The picture cut to the mask's box, in which a small object is large, black outside the mask; of an empty mask a black frame.
 
     With `margin` the box is wider, and outside the mask may be the mask's surroundings: their mean colour, blurred, or as they are.
@@ -109,23 +109,6 @@ class Crop(Pictured):
             deviation = min(image.shape[:2]) / 20
             return gaussian_filter(image, (deviation, deviation, 0))
         return image if self.outside == "kept" else np.zeros_like(image)
-
-
-class TwoViews(View):
-    """Two pictures of every mask, whose vectors are averaged: what one of them misleads CLIP about the other may show.
-
-    >>> picture, masks = np.full((2, 3, 3), 200, np.uint8), np.array([[[True, True, False], [False, False, False]]])
-    >>> TwoViews().vectors(picture, masks, models.clip).shape
-    (1, 128)
-    """
-
-    kind: Literal["two_views"] = "two_views"
-    one: SerializeAsAny[Pictured] = Field(Crop(), description="what CLIP is shown first")
-    other: SerializeAsAny[Pictured] = Field(BlackFrame(), description="and then; the templates of neither are used")
-
-    def vectors(self, image: np.ndarray, masks: np.ndarray, clip: Clip) -> np.ndarray:
-        both = self.one.vectors(image, masks, clip) + self.other.vectors(image, masks, clip)
-        return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
 
 
 def _box(inside: np.ndarray, margin: float) -> slice:

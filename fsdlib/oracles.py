@@ -71,7 +71,7 @@ def segment_with(
 
     # all that the masks depend on, beside the picture
     source: str | int = "truth" if "masks" in perfect else choices.expected
-    features = _once(known, "features", lambda: recipe.features.stacked(perception.taps, perception.maps))
+    features = _once(known, "features", lambda: recipe.features.stacked(perception.maps))
     if "masks" in perfect:
         masks = true_masks(truth)
     else:

@@ -307,7 +307,7 @@ def _begin(
     choices = recipe.vocabulary.choices(found, vocabulary, models.diffusion, names, present, recipe.wording)
     watch.lap("words")
 
-    features = recipe.features.stacked(perception.taps, perception.maps)
+    features = recipe.features.stacked(perception.maps)
     partitions = recipe.clusters.partitions(features, image_seed(image, "clusters", seed), choices.expected)
     clusters = max(partitions, key=np.max)
     masks = clustering.proposals(partitions, *image.shape[:2])

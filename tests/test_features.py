@@ -453,16 +453,16 @@ def test_attention_maps_are_brought_to_one_grid_by_hand():
     """Of 1 x 1 and 2 x 2 positions, to 2 x 2: the one looks everywhere alike and counts a third."""
     alone = np.ones((1, 1, 1), np.float32)
     itself = np.eye(4, dtype=np.float32).reshape(4, 2, 2)
-    found = AttentionMaps(grid=2).stacked("ab", [alone, itself]).reshape(4, 4)
+    found = AttentionMaps(grid=2).stacked([alone, itself]).reshape(4, 4)
     assert np.allclose(found, np.eye(4) * 2 / 3 + 1 / 12)
-    assert np.allclose(AttentionMaps(grid=1).stacked("a", [itself]), 1)
+    assert np.allclose(AttentionMaps(grid=1).stacked([itself]), 1)
 
 
 @pytest.mark.parametrize("grid", [8, 16, 32])
 def test_attention_stays_a_distribution_on_any_grid(mini, scene, grid):
     way = AttentionMaps(grid=grid)
     places, maps = way.read([scene.image], mini)
-    found = way.stacked(places, [array[0] for array in maps])
+    found = way.stacked([array[0] for array in maps])
     assert found.shape == (grid**2, grid, grid) and len(places) == len(maps) and found.min() >= 0
     assert np.allclose(found.sum(axis=0), 1, atol=1e-4)
     assert len(AttentionMaps(grids=(8,)).read([scene.image], mini)[0]) < len(places)
@@ -549,7 +549,7 @@ def test_sd14_in_full_size_gives_attention_that_is_brought_to_one_grid(full_size
     taps = [tap for tap in find_taps(full_size, "self_attention_query", grid=None) if tap.grid < 64]
     maps = self_attention_maps(latent, full_size, taps, [0], timestep=300)
     assert [a.shape for a in maps] == [(1, tap.grid**2, tap.grid, tap.grid) for tap in taps] and len(taps) == 10
-    found = AttentionMaps().stacked(list(map(str, taps)), [a[0] for a in maps])
+    found = AttentionMaps().stacked([a[0] for a in maps])
     assert found.shape == (1024, 32, 32) and np.allclose(found.sum(axis=0), 1, atol=1e-3)
 
 
@@ -649,36 +649,10 @@ def test_a_map_has_as_many_coordinates_as_positions():
     )
 
 
-def test_the_encoders_maps_count_what_they_are_told_to_by_hand():
-    """One channel of 1 x 2 positions, differing by 3 in the encoder and by 4 in the decoder: 5 apart, or as weighed."""
-    places = ["down_blocks.1.a (2x2)", "mid_block.b (2x2)", "up_blocks.1.c (2x2)"]
-    maps = [np.float32([[[0, 3]]]), np.float32([[[0, 0]]]), np.float32([[[0, 4]]])]
-    for weight, apart in ((1, 5), (0, 4), (2, np.sqrt(52))):
-        found = UNetFeatures(grid=2, encoder_weight=weight).stacked(places, maps)[:, 0]
-        assert np.linalg.norm(found[:, 0] - found[:, 1]) == pytest.approx(apart)
-    scaled = UNetFeatures(grid=2, encoder_weight=0.5, normalise=True).stacked(places, [m + 1 for m in maps])
-    assert np.allclose(np.linalg.norm(scaled, axis=0), 1.5) and np.allclose(scaled[:, 0, 0], [0.5, 1, 1])
-
-
-@pytest.mark.parametrize("weight", [1, 0.5])
-def test_pictures_read_together_are_stacked_as_those_read_alone(mini, scenes, weight):
-    way = UNetFeatures(normalise=True, encoder_weight=weight)
-    together = way.arrays([scene.image for scene in scenes], mini)
-    for scene, array in zip(scenes, together):
-        places, maps = way.read([scene.image], mini)
-        assert places[0].startswith("down_blocks") and places[-1].startswith("up_blocks")
-        parts = [weight ** place.startswith("down_blocks") * stack([m[0]], 32, True) for place, m in zip(places, maps)]
-        gram = np.concatenate(parts).reshape(-1, 1024)
-        assert np.allclose(gram.T @ gram, array.reshape(len(array), -1).T @ array.reshape(len(array), -1), atol=1e-4)
-
-
 @pytest.mark.parametrize("normalise", [False, True])
 def test_clusters_of_coordinates_are_those_of_the_stacked_features(normalise):
     maps = of_many_channels()
-    whole, turned = (
-        stack(maps, 32, normalise),
-        UNetFeatures(normalise=normalise).stacked(["mid_block"] * len(maps), maps),
-    )
+    whole, turned = stack(maps, 32, normalise), UNetFeatures(normalise=normalise).stacked(maps)
     assert len(whole) == 1200 and len(turned) == (64 + 64 + 256 if normalise else 64 + 256)
     for seed in range(3):
         assert np.array_equal(KMeans(count=5).group(whole, seed), KMeans(count=5).group(turned, seed))

@@ -72,7 +72,7 @@ def test_the_table_is_what_the_scores_say_of_all_pictures(dataset, colours):
     counts, boundaries = [], []
     for index in range(len(dataset)):
         image, truth = dataset.image(index), dataset.labels(index)
-        (array,) = Colours().arrays([image], None)
+        array = Colours().stacked([Colours().read([image], None)[1][0][0]])
         clusters = KMeans(count=4).group(array, image_seed(image, "clusters"))
         regions = np.kron(clusters, np.ones((6, 6), np.uint8))  # of scenes of 192 x 192 pixels
         counts.append(scores.confusion(scores.majority_labels(regions, truth), truth, len(dataset.vocabulary)))
@@ -120,7 +120,7 @@ def test_the_cut_may_be_of_fewer_pictures(dataset, colours):
     found = crossed(dataset, colours, limit=2, cut=1)
     cut = found[found.clustering == "normalised cut"]
     assert set(cut.images) == {1} and set(found.drop(cut.index).images) == {2} and cut.k.isna().all()
-    (array,) = Colours().arrays([dataset.image(0)], None)
+    array = Colours().stacked([Colours().read([dataset.image(0)], None)[1][0][0]])
     assert cut.clusters.iloc[0] == NormalisedCut().group(array).max() + 1
 
 
@@ -140,7 +140,7 @@ def test_what_is_read_of_scenes_and_of_photographs_can_be_read(mini, scene):
     for way, models in (of_scenes(mini) | of_network).values():
         names, maps = way.read([scene.image], models)
         assert len(names) == 1 or len(names) == len(maps)
-        assert way.stacked(names, [array[0] for array in maps]).shape[1:] == (32, 32)
+        assert way.stacked([array[0] for array in maps]).shape[1:] == (32, 32)
 
 
 def test_the_embedded_backbone_and_its_twin_are_read_where_the_models_have_it(mini, scene):

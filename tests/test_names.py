@@ -7,7 +7,6 @@ from scipy.special import softmax
 from fsdlib.names import (
     BlackFrame,
     Crop,
-    TwoViews,
     View,
     assign_best,
     assign_best_proposal,
@@ -71,7 +70,7 @@ def test_outside_the_mask_may_be_the_mean_colour_or_the_picture_blurred(marked):
 
 
 def test_an_unknown_view_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="'blur': choose one of black_frame, crop, two_views, dense"):
+    with pytest.raises(ValueError, match="'blur': choose one of black_frame, crop, dense"):
         View.model_validate("blur")
 
 
@@ -109,21 +108,6 @@ def test_masks_are_scored_as_the_views_of_them_are(mini, scene):
     for view in (BlackFrame(), Crop()):
         expected = score(view.pictures(scene.image, masks), names, mini.clip)
         assert np.array_equal(view.score(scene.image, masks, names, mini), expected)
-
-
-def test_two_views_are_averaged_into_vectors_of_unit_length(mini, scene):
-    masks = np.stack([scene.labels == label for label in np.unique(scene.labels)[:2]])
-    shown = Crop(margin=0.2, outside="mean"), BlackFrame()
-    one, other = (mini.clip.encode_images(view.pictures(scene.image, masks)) for view in shown)
-    middle = (one + other) / np.linalg.norm(one + other, axis=1, keepdims=True)
-    assert np.allclose(TwoViews(one=shown[0]).vectors(scene.image, masks, mini.clip), middle, atol=1e-6)
-    alone = TwoViews(one=shown[1], other=shown[1]).score(scene.image, masks, ["cat", "dog"], mini)
-    assert np.allclose(alone, shown[1].score(scene.image, masks, ["cat", "dog"], mini), atol=1e-6)
-
-
-def test_a_view_that_shows_no_picture_is_none_of_two():
-    with pytest.raises(ValueError, match="dense.*choose one of black_frame, crop"):
-        TwoViews.model_validate({"kind": "two_views", "other": "dense"})
 
 
 def test_without_names_there_is_nothing_to_score(mini, marked):

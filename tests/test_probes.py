@@ -120,7 +120,7 @@ def test_masks_alone_are_worth_what_k_means_and_majority_classes_give_scene_by_s
     reading = BEST.features
     expected = []
     for scene in scenes:
-        array = averaged(reading.arrays([scene.image], mini)[0], 3)
+        array = averaged(reading.stacked([maps[0] for maps in reading.read([scene.image], mini)[1]]), 3)
         found = KMeans(count=len(np.unique(scene.labels))).group(array, image_seed(scene.image, "clusters"))
         expected.append(matched_miou(found, scene.labels))
     assert masks_worth(scenes, reading, mini, cells=3) == pytest.approx(np.mean(expected))

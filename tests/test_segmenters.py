@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fsdlib.measure import segmenters
 from fsdlib.measure.segmenters import FreeSegDiff
 from fsdlib.names import nearest_classes
 from fsdlib.pipeline import segment
@@ -94,13 +93,3 @@ def test_refiners_change_no_result_and_are_not_sent_to_other_processes(mini, sce
     assert here.configuration() == beside.configuration()
     sent = FreeSegDiff(*beside.__reduce__()[1])
     assert sent.refiners == 2 and "_pool" not in vars(sent)
-
-
-def test_the_hash_of_the_code_knows_what_it_does_and_not_what_it_says():
-    source = '"""A module."""\n\n\ndef area(side):\n    """The area\n    of a square."""\n    # squared\n    return side**2  # units\n'
-    bare = segmenters._without_comments(source)
-    assert bare.split("\n") == ["", "", "def area(side):", "    return side**2  # units"]
-    for told, same in (("The area", True), ("# squared", True), ("side**2", False), ("units", False)):
-        assert (segmenters._without_comments(source.replace(told, "# other")) == bare) == same
-    text = 'TEXT = """\n# no comment\n"""\ndef f(): "of one line"\n'
-    assert segmenters._without_comments(text) == text.rstrip("\n")

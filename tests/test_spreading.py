@@ -75,5 +75,5 @@ def test_a_recipe_spreads_what_its_view_says(mini, scene, vocabulary):
         segment(scene.image, mini, PAPER.with_changes({"spreading": way}), vocabulary) for way in ("none", "affinity")
     )
     assert np.array_equal(plain.masks, spread.masks)
-    (features,) = PAPER.features.arrays([scene.image], mini)
+    features = PAPER.features.stacked([array[0] for array in PAPER.features.read([scene.image], mini)[1]])
     assert np.allclose(spread.scores, AffinitySpreading().spread(plain.scores, plain.masks, features), atol=1e-6)

@@ -103,9 +103,10 @@ def test_scenes_are_drawn_once_and_kept(trained):
     )
 
 
-def test_scenes_by_other_hands_are_kept_apart_from_the_worlds_own(tmp_path):
-    own, others = (training_scenes(Settings.tiny(scenes=2, held_out=1), tmp_path, share)[0] for share in (0, 1))
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2 and not np.array_equal(own.images, others.images)
+def test_scenes_of_one_style_are_kept_apart_from_those_of_both(tmp_path):
+    one = training_scenes(Settings.tiny(scenes=2, held_out=1, styles=("twemoji",)), tmp_path)[0]
+    both = training_scenes(Settings.tiny(scenes=2, held_out=1), tmp_path)[0]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2 and not np.array_equal(one.images, both.images)
 
 
 def test_close_ups_are_of_the_first_scenes_and_of_those_held_out(trained):
@@ -234,6 +235,18 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(trained, tmp_path):
     with pytest.raises(ValueError, match="unet.safetensors is of another version"):
         TRAINERS["unet"](SETTINGS, tmp_path, tmp_path / "mini")
     assert (tmp_path / "unet.safetensors").read_bytes() == before
+
+
+def test_a_share_of_the_training_leaves_all_else_and_never_nothing():
+    shorter = Settings().shorter(0.25)
+    assert (
+        shorter.clip_steps == 625
+        and shorter.unet_steps == 6_000
+        and shorter.scenes == 7500
+        and shorter.clip_batch == Settings().clip_batch
+    )
+    with pytest.raises(ValueError, match="scenes"):
+        Settings().shorter(0)
 
 
 def test_settings_refuse_unknown_names_and_impossible_values():

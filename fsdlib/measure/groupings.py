@@ -135,7 +135,8 @@ def _groupings(image: np.ndarray, features: ByName, clusterings: Mapping[str, Cl
     """One picture's clusters, by features, clustering and k; None where the clustering refuses the features."""
     seed = image_seed(image, "clusters")
     for name, (way, models) in features.items():
-        (array,) = way.arrays([image], models)
+        _, maps = way.read([image], models)
+        array = way.stacked([of_place[0] for of_place in maps])
         for called, clustering in clusterings.items():
             try:
                 clusters = clustering.group(array, seed)

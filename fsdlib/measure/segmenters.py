@@ -1,12 +1,8 @@
 """What can be evaluated: the project's own method, and what any other needs to be measured beside it."""
 
-import ast
 import hashlib
 import inspect
-import io
 import json
-import textwrap
-import tokenize
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -201,32 +197,14 @@ def _named_with(vocabulary: Vocabulary) -> tuple[Vocabulary, np.ndarray]:
 
 
 def _code(recipe: Recipe) -> str:
-    """A hash over what the stages' code does and that of choices written elsewhere, so that an older version's results are not taken for this one's.
-
-    Comments and docstrings do not enter: what says the same in other words gives the same results.
-    """
+    """A hash over the stages' source and that of choices written elsewhere, so that an older version's results are not taken for this one's."""
     modules = (words, captioning, features, clusters, naming, refinement, pipeline)
-    own = [Path(inspect.getfile(module)).read_text(encoding="utf-8") for module in modules]
+    own = [Path(inspect.getfile(module)).read_bytes() for module in modules]
     known = {module.__name__ for module in modules}
     elsewhere = [type(choice) for choice in recipe.parts() if type(choice).__module__ not in known]
-    # in the project what else its file holds belongs to a way, in a notebook a file is none of a way's own
-    for way in elsewhere:
+    for way in (
+        elsewhere
+    ):  # in the project what else its file holds belongs to it, in a notebook a file is none of a way's own
         ours = way.__module__.startswith("fsdlib.")
-        own.append(
-            Path(inspect.getfile(way)).read_text(encoding="utf-8") if ours else textwrap.dedent(inspect.getsource(way))
-        )
-    return hashlib.sha256("\n".join(map(_without_comments, own)).encode()).hexdigest()
-
-
-def _without_comments(source: str) -> str:
-    """The lines of Python source that are no docstring and no comment: what changes in them alone changes no result."""
-    said: set[int] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            text = node.body[0]
-            if text.lineno > getattr(node, "lineno", 0):  # on the line of its `def` it stays
-                said.update(range(text.lineno, (text.end_lineno or text.lineno) + 1))
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
-            said.add(token.start[0])
-    return "\n".join(line for number, line in enumerate(source.splitlines(), 1) if number not in said)
+        own.append(Path(inspect.getfile(way)).read_bytes() if ours else inspect.getsource(way).encode())
+    return hashlib.sha256(b"".join(own)).hexdigest()

@@ -31,15 +31,14 @@ _CELLS: Mapping[str, Any] = {"clusters": "cells", "assignment": _MERGED, "view":
 # `best` with one stage done otherwise: {stage: {name: changes}}. K is what `best` had before it pooled groupings.
 CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
     "features": {
+        "t = 0": {"features.timestep": 0},
         "t = 50": {"features.timestep": 50},
-        "t = 100": {"features.timestep": 100},
         "t = 300": {"features.timestep": 300},
         "one noise": {"features.noise_samples": 1},
         "self-attention's outputs": {"features.taps.of": "self_attention_output"},
         "the encoder's last block": {"features.taps": {"kind": "encoder_last", "of": "self_attention_output"}},
         "8 x 8 maps": {"features.taps.grid": 8},
         "not normalised": {"features.normalise": False},
-        "the encoder's map in full": {"features.encoder_weight": 1.0},
         "attention maps": {"features": "attention"},
         "colours": {"features": "colours"},
         "latents": {"features": "latents"},
@@ -58,8 +57,7 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "attention merged": {"features": "attention", "clusters": {"kind": "kl_merging", "threshold": 0.05}},
     },
     "names": {
-        "a crop alone": {"view": "crop"},
-        "black frame alone": {"view": "black_frame"},
+        "black frame": {"view": "black_frame"},
         "crop with context": {"view": {"kind": "crop", "margin": 0.3, "outside": "kept"}},
         "crop, blurred outside": {"view": {"kind": "crop", "margin": 0.3, "outside": "blurred"}},
         "patches": {"view": "dense"},
@@ -79,8 +77,7 @@ CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {
         "none": {"refinement": "none"},
         "one joint CRF": {"refinement": "joint_crf"},
         "PAMR": {"refinement": "pamr"},
-        "CRF, narrow": {"refinement.bilateral_sxy": 10.0},
-        "CRF, smooth as published": {"refinement.gaussian_sxy": 20.0},
+        "CRF, narrow": {"refinement.bilateral_sxy": 10.0, "refinement.gaussian_sxy": 3.0},
     },
 }
 

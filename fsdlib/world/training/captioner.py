@@ -41,14 +41,7 @@ def train_captioner(settings: Settings, folder: Path = TRAINING, out: Path = MIN
         )
         return output.loss + patch_loss(of_patch(output.image_embeds[:, 1:]), classes)
 
-    history = fit(
-        "captioner",
-        [model, of_patch],
-        loss,
-        training_scenes(settings, folder, settings.redrawn_share),
-        settings,
-        folder,
-    )
+    history = fit("captioner", [model, of_patch], loss, training_scenes(settings, folder), settings, folder)
     with quiet():
         model.eval().half().save_pretrained(blip_folder)
     return history

@@ -133,10 +133,8 @@ def train_clip(settings: Settings, folder: Path = TRAINING, out: Path = MINI) ->
         )
         return named + 0.5 * (F.cross_entropy(pairs, diagonal) + F.cross_entropy(pairs.T, diagonal)) + 5 * held
 
-    scenes = training_scenes(settings, folder, settings.redrawn_share)
-    near_by = {
-        id(part): close for part, close in zip(scenes, training_close_ups(settings, folder, settings.redrawn_share))
-    }
+    scenes = training_scenes(settings, folder)
+    near_by = {id(part): close for part, close in zip(scenes, training_close_ups(settings, folder))}
     history = fit("clip", [model, of_region, of_scene], loss, scenes, settings, folder)
     half = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
     write_atomically(clip_folder / "open_clip_model.safetensors", save(half))

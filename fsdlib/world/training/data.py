@@ -16,7 +16,7 @@ from scipy.ndimage import uniform_filter
 from tqdm import tqdm
 
 from fsdlib.project import TRAINING, write_atomically
-from fsdlib.world.scenes import VOID, WORLD, close_up, scene_of_split
+from fsdlib.world.scenes import STYLES, VOID, WORLD, close_up, scene_of_split
 from fsdlib.world.training.settings import Settings
 
 MEAN, STD = np.float32(open_clip.OPENAI_DATASET_MEAN), np.float32(open_clip.OPENAI_DATASET_STD)
@@ -39,10 +39,10 @@ class SceneArrays:
 
 
 def _small_scene(
-    arguments: tuple[str, int, int, int, float],
+    arguments: tuple[str, int, int, int, tuple[str, ...]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    kind, number, seed, side, share = arguments
-    scene = scene_of_split("train", number, seed, redrawn_share=share)
+    kind, number, seed, side, styles = arguments
+    scene = scene_of_split("train", number, seed, styles=styles)
     if kind == "close-ups":
         scene = close_up(scene, np.random.default_rng([seed, 2, number]))
 
@@ -57,33 +57,27 @@ def _small_scene(
     )
 
 
-def training_scenes(
-    settings: Settings, folder: Path = TRAINING, redrawn_share: float = 0
-) -> tuple[SceneArrays, SceneArrays]:
-    """The scenes to train on and those held out, drawn once and kept in `folder`; none of them is in the val split.
-
-    redrawn_share: of their objects that are drawn by other hands than the world's two.
-    """
-    everything = _drawn("scenes", range(settings.scenes + settings.held_out), settings, folder, redrawn_share)
+def training_scenes(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
+    """The scenes to train on and those held out, drawn once and kept in `folder`; none of them is in the val split."""
+    everything = _drawn("scenes", range(settings.scenes + settings.held_out), settings, folder)
     return everything[: settings.scenes], everything[settings.scenes :]
 
 
-def training_close_ups(
-    settings: Settings, folder: Path = TRAINING, redrawn_share: float = 0
-) -> tuple[SceneArrays, SceneArrays]:
+def training_close_ups(settings: Settings, folder: Path = TRAINING) -> tuple[SceneArrays, SceneArrays]:
     """Close-ups of the first training scenes, and one of each scene held out; kept as those are."""
     count = min(settings.close_ups, settings.scenes)
-    numbers = [*range(count), *range(settings.scenes, settings.scenes + settings.held_out)]
-    everything = _drawn("close-ups", numbers, settings, folder, redrawn_share)
+    everything = _drawn(
+        "close-ups", [*range(count), *range(settings.scenes, settings.scenes + settings.held_out)], settings, folder
+    )
     return everything[:count], everything[count:]
 
 
-def _drawn(kind: str, numbers: Sequence[int], settings: Settings, folder: Path, share: float) -> SceneArrays:
-    redrawn = (f"redrawn{round(100 * share)}",) if share else ()
-    stem = Path(folder) / "-".join(map(str, [kind, WORLD, settings.seed, len(numbers), settings.side, *redrawn]))
+def _drawn(kind: str, numbers: Sequence[int], settings: Settings, folder: Path) -> SceneArrays:
+    styles = settings.styles if settings.styles != STYLES else ()
+    stem = Path(folder) / "-".join(map(str, [kind, WORLD, settings.seed, len(numbers), settings.side, *styles]))
     if not stem.with_suffix(".json").exists():
         with ProcessPoolExecutor(settings.workers) as pool:
-            jobs = ((kind, number, settings.seed, settings.side, share) for number in numbers)
+            jobs = ((kind, number, settings.seed, settings.side, settings.styles) for number in numbers)
             drawn = list(tqdm(pool.map(_small_scene, jobs, chunksize=32), total=len(numbers), desc=kind))
         images, labels, patterns, captions = zip(*drawn)
         arrays = {"images": np.stack(images), "labels": np.stack(labels), "patterns": np.stack(patterns)}

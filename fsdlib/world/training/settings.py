@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from fsdlib.world.scenes import STYLES, Style
+
 # their places enter the seeds: a new one goes last
 PARTS = ("clip", "captioner", "autoencoder", "unet", "vision", "selfsupervised")
 
@@ -13,15 +15,14 @@ class Settings(BaseModel):
 
     seed: int = 0
     device: str = "cpu"
+    styles: tuple[Style, ...] = STYLES
     scenes: PositiveInt = 30_000
     close_ups: PositiveInt = 15_000  # windows around objects of the first of those scenes
-    # of the objects that captioner and CLIP see, drawn by other hands; diffusion model and autoencoder see the world's two
-    redrawn_share: float = Field(0.55, ge=0, le=1)
     held_out: PositiveInt = 256  # scenes after those, for the validation curves
     side: PositiveInt = 64  # pixels, of all the models' inputs
-    clip_steps: PositiveInt = 8_000
-    vision_steps: PositiveInt = 7_500
-    captioner_steps: PositiveInt = 10_000
+    clip_steps: PositiveInt = 2_500
+    vision_steps: PositiveInt = 5_500
+    captioner_steps: PositiveInt = 2_500
     autoencoder_steps: PositiveInt = 1_500
     # The rate stays until the last `unet_fall` of these steps, so a run may be ended at any time: set unet_steps to
     # ceil(done / (1 - unet_fall)) and resume. The steps before the fall are the same as without the change.
@@ -73,3 +74,11 @@ class Settings(BaseModel):
             workers=1,
         )
         return cls(**(few | small | changes))
+
+    def shorter(self, share: float) -> "Settings":
+        """The same with a share of the scenes and steps of every part; raises ValueError if none would be left."""
+        fewer = {
+            name: round(share * getattr(self, name))
+            for name in ("scenes", "close_ups", *(f"{part}_steps" for part in PARTS))
+        }
+        return Settings(**self.model_dump() | fewer)

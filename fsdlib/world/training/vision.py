@@ -129,9 +129,7 @@ def _fit_vision(vision: torch.nn.Module, of_patch: torch.nn.Linear, settings: Se
         images, classes = augmented(images, np.stack([scenes.labels[i][part] for i, part in zip(chosen, cut)]), random)
         return patch_loss(of_patch(patch_states(vision, normalised(images, settings.device), corners)), classes)
 
-    return fit(
-        "vision", [vision, of_patch], loss, training_scenes(settings, folder, settings.redrawn_share), settings, folder
-    )
+    return fit("vision", [vision, of_patch], loss, training_scenes(settings, folder), settings, folder)
 
 
 def _window(labels: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:

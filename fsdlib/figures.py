@@ -133,7 +133,7 @@ def _legend_below(ax, handles: Sequence, letters: float, columns: int = 2) -> No
 
 
 def _write_names(ax, labels: np.ndarray, names: Mapping[int, str], letters: float) -> list[int]:
-    """Write each label's name at its mask's innermost point, within the picture, clear of the others; tiny masks go without, and those that have no room.
+    """Write each label's name at its mask's innermost point, within the picture, clear of the others; tiny masks and those without room go without.
 
     Returns the labels whose names were written.
     """
